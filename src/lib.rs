@@ -1,0 +1,2 @@
+//! boltmux: a connection pooler and router for Neo4j's Bolt protocol.
+pub mod transport;

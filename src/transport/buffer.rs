@@ -1,0 +1,310 @@
+//! Provided buffers: memory the kernel picks from when bytes arrive, and the values that lend it out.
+//!
+//! A `Pool` is one buffer ring. A buffer is in exactly one place: in the ring (the kernel may write
+//! it), in the reserve, or lent (one or more `Chunk`s may read it). The last `Chunk` of a buffer gives it back.
+//!
+//! The kernel takes buffers first in, first out: with all of them in the ring even a ping-pong touches every
+//! one in turn, and finds none in the cache. So the ring is kept shallow and the reserve is a stack.
+
+use io_uring::types::BufRingEntry;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+/// What a returned buffer is filled with in test builds, so that a late reader shows.
+pub const POISON: u8 = 0xDB;
+
+/// Buffers in the ring while little happens. One enter runs about 20 receives (the kernel's limit for deferred
+/// work), so small messages on 1024 connections never had more than 63 out.
+const DEPTH_MIN: u16 = 64;
+
+pub struct Pool {
+    /// `entries` ring entries, page-aligned; the kernel reads them, only we write them.
+    ring: NonNull<BufRingEntry>,
+    memory: NonNull<u8>,
+    entries: u16,
+    buffer_size: u32,
+    tail: Cell<u16>,
+    /// How many chunks hold each buffer; 0 while it is in the ring.
+    holders: Box<[Cell<u16>]>,
+    /// Where in the ring each buffer was last put. With the entries themselves this is the mirror
+    /// of the ring's order: a bundle continues with the *next entry*, not with the next id.
+    positions: Box<[Cell<u16>]>,
+    lent: Cell<u16>,
+    /// Buffers in the ring, and how many that should be; the others wait in `reserve`.
+    in_ring: Cell<u16>,
+    depth: Cell<u16>,
+    reserve: RefCell<Vec<u16>>,
+    /// The most that was missing at a refill since `settle_depth`.
+    peak: Cell<u16>,
+}
+
+impl Pool {
+    /// Memory for `entries` (a power of two) buffers, all of them in the ring.
+    pub fn new(entries: u16, buffer_size: u32) -> io::Result<Rc<Pool>> {
+        assert!(
+            entries.is_power_of_two() && entries <= 1 << 15,
+            "the kernel's rule for buffer rings"
+        );
+        let pool = Pool {
+            ring: map_pages(usize::from(entries) * size_of::<BufRingEntry>())?.cast(),
+            memory: map_pages(usize::from(entries) * buffer_size as usize)?,
+            entries,
+            buffer_size,
+            tail: Cell::new(0),
+            holders: vec![Cell::new(0); entries.into()].into(),
+            positions: vec![Cell::new(0); entries.into()].into(),
+            lent: Cell::new(0),
+            in_ring: Cell::new(0),
+            depth: Cell::new(DEPTH_MIN.min(entries)),
+            reserve: RefCell::new((0..entries).rev().collect()),
+            peak: Cell::new(0),
+        };
+        pool.refill();
+        Ok(Rc::new(pool))
+    }
+
+    pub fn ring_address(&self) -> u64 {
+        self.ring.as_ptr() as u64
+    }
+
+    pub fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    pub fn lent(&self) -> u16 {
+        self.lent.get()
+    }
+
+    /// Fills the ring to its depth; to be called before each enter.
+    pub fn refill(&self) {
+        self.peak.set(self.peak.get().max(self.depth.get().saturating_sub(self.in_ring.get())));
+        while self.in_ring.get() < self.depth.get() {
+            let Some(id) = self.reserve.borrow_mut().pop() else { return };
+            self.push(id);
+        }
+    }
+
+    /// After ENOBUFS: a deeper ring if there is a reserve; false if every buffer is out.
+    pub fn deepen(&self) -> bool {
+        let has_reserve = !self.reserve.borrow().is_empty();
+        if has_reserve && self.in_ring.get() == 0 {
+            self.depth.set((self.depth.get() * 2).min(self.entries));
+        }
+        self.refill();
+        has_reserve
+    }
+
+    /// Now and then: half the depth if not a quarter of it was needed.
+    pub fn settle_depth(&self) {
+        if self.peak.replace(0) < self.depth.get() / 4 {
+            self.depth.set((self.depth.get() / 2).max(DEPTH_MIN.min(self.entries)));
+        }
+    }
+
+    /// Buffers the kernel can still take: an upper bound until all completions are read.
+    pub fn free(&self) -> u16 {
+        self.entries - self.lent.get()
+    }
+
+    /// Takes over the buffers of one receive completion: `length` bytes from buffer `first` on.
+    pub fn lend(self: &Rc<Self>, first: u16, length: u32, mut each: impl FnMut(Chunk)) {
+        let (mut position, mut left) = (self.positions[usize::from(first)].get(), length);
+        while left > 0 {
+            let id = self.id_at(position);
+            debug_assert_eq!(
+                self.holders[usize::from(id)].get(),
+                0,
+                "the kernel filled a lent buffer"
+            );
+            self.holders[usize::from(id)].set(1);
+            self.lent.set(self.lent.get() + 1);
+            self.in_ring.set(self.in_ring.get() - 1);
+            let end = left.min(self.buffer_size);
+            each(Chunk { backing: Backing::Ring { pool: self.clone(), id }, start: 0, end });
+            left -= end;
+            position = position.wrapping_add(1);
+        }
+    }
+
+    /// Puts a buffer behind the ring's tail and shows it to the kernel.
+    fn push(&self, id: u16) {
+        let tail = self.tail.get();
+        // SAFETY: the index is masked to the mapped entries; between the kernel's head and our tail
+        // the kernel only reads, and this entry lies outside: at most `entries` buffers exist.
+        unsafe {
+            let entry = &mut *self.ring.as_ptr().add(usize::from(tail & (self.entries - 1)));
+            entry.set_addr(self.buffer(id) as u64);
+            entry.set_len(self.buffer_size);
+            entry.set_bid(id);
+        }
+        self.positions[usize::from(id)].set(tail);
+        self.in_ring.set(self.in_ring.get() + 1);
+        self.tail.set(tail.wrapping_add(1));
+        // SAFETY: `tail` yields the address of the ring's tail word inside the mapping; it is aligned,
+        // the kernel reads it with acquire, and nothing else writes it.
+        unsafe {
+            let word = BufRingEntry::tail(self.ring.as_ptr()).cast_mut();
+            AtomicU16::from_ptr(word).store(self.tail.get(), Ordering::Release);
+        }
+    }
+
+    fn give_back(&self, id: u16) {
+        let holders = &self.holders[usize::from(id)];
+        holders.set(holders.get() - 1);
+        if holders.get() > 0 {
+            return;
+        }
+        if cfg!(debug_assertions) {
+            // SAFETY: no chunk holds the buffer and the kernel does not have it yet.
+            unsafe { self.buffer(id).write_bytes(POISON, self.buffer_size as usize) };
+        }
+        self.lent.set(self.lent.get() - 1);
+        self.reserve.borrow_mut().push(id);
+    }
+
+    fn id_at(&self, position: u16) -> u16 {
+        // SAFETY: the index is masked to the mapped entries, all of which `new` initialised.
+        unsafe { (*self.ring.as_ptr().add(usize::from(position & (self.entries - 1)))).bid() }
+    }
+
+    fn buffer(&self, id: u16) -> *mut u8 {
+        // SAFETY: ids come from `new` (0..entries), so the offset stays inside the mapping.
+        unsafe { self.memory.as_ptr().add(usize::from(id) * self.buffer_size as usize) }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // SAFETY: both came from `map_pages` with these lengths. Chunks hold the pool by `Rc`, and the
+        // shard drops its ring (which ends every kernel access) before its pools.
+        unsafe {
+            libc::munmap(
+                self.ring.as_ptr().cast(),
+                usize::from(self.entries) * size_of::<BufRingEntry>(),
+            );
+            libc::munmap(
+                self.memory.as_ptr().cast(),
+                usize::from(self.entries) * self.buffer_size as usize,
+            );
+        }
+    }
+}
+
+fn map_pages(length: usize) -> io::Result<NonNull<u8>> {
+    let (protection, flags) =
+        (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a fresh anonymous mapping overlaps nothing; pages appear when first touched.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(NonNull::new(address.cast()).unwrap())
+    }
+}
+
+/// A run of received bytes. Reading is free; dropping the last chunk of a buffer returns the buffer.
+pub struct Chunk {
+    backing: Backing,
+    start: u32,
+    end: u32,
+}
+
+enum Backing {
+    Ring { pool: Rc<Pool>, id: u16 },
+    Heap(Rc<HeapBytes>),
+}
+
+impl Chunk {
+    /// Copies `chunks` into one heap chunk, if `budget` allows it.
+    pub fn copied(
+        chunks: &mut dyn Iterator<Item = Chunk>,
+        length: usize,
+        budget: &Rc<HeapBudget>,
+    ) -> Option<Chunk> {
+        let held = budget.held.get() + length;
+        if held > budget.limit {
+            return None;
+        }
+        budget.held.set(held);
+        let mut bytes = Vec::with_capacity(length);
+        chunks.for_each(|chunk| bytes.extend_from_slice(&chunk));
+        debug_assert_eq!(bytes.len(), length);
+        let end = bytes.len() as u32;
+        Some(Chunk {
+            backing: Backing::Heap(Rc::new(HeapBytes { bytes, budget: budget.clone() })),
+            start: 0,
+            end,
+        })
+    }
+
+    /// Drops the first `count` bytes.
+    pub fn advance(&mut self, count: usize) {
+        assert!(count <= self.len());
+        self.start += count as u32;
+    }
+
+    /// The first `count` bytes as a chunk of their own; the buffer is shared, not copied.
+    pub fn split_to(&mut self, count: usize) -> Chunk {
+        assert!(count <= self.len());
+        let backing = match &self.backing {
+            Backing::Ring { pool, id } => {
+                let holders = &pool.holders[usize::from(*id)];
+                holders.set(holders.get() + 1);
+                Backing::Ring { pool: pool.clone(), id: *id }
+            }
+            Backing::Heap(bytes) => Backing::Heap(bytes.clone()),
+        };
+        let front = Chunk { backing, start: self.start, end: self.start + count as u32 };
+        self.advance(count);
+        front
+    }
+
+    pub fn is_on_ring(&self) -> bool {
+        matches!(self.backing, Backing::Ring { .. })
+    }
+}
+
+impl Deref for Chunk {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        let (start, end) = (self.start as usize, self.end as usize);
+        match &self.backing {
+            // SAFETY: while a chunk holds the buffer the kernel does not have it; `start <= end <=
+            // buffer_size` since `lend`; the pool outlives the borrow.
+            Backing::Ring { pool, id } => unsafe {
+                std::slice::from_raw_parts(pool.buffer(*id).add(start), end - start)
+            },
+            Backing::Heap(bytes) => &bytes.bytes[start..end],
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        if let Backing::Ring { pool, id } = &self.backing {
+            pool.give_back(*id);
+        }
+    }
+}
+
+struct HeapBytes {
+    bytes: Vec<u8>,
+    budget: Rc<HeapBudget>,
+}
+
+impl Drop for HeapBytes {
+    fn drop(&mut self) {
+        self.budget.held.set(self.budget.held.get() - self.bytes.len());
+    }
+}
+
+/// How many copied bytes one shard may hold.
+pub struct HeapBudget {
+    pub limit: usize,
+    pub held: Cell<usize>,
+}

@@ -1,0 +1,234 @@
+//! What a task sees of a socket: receive a chunk, queue chunks, shut down, close, hand over.
+//!
+//! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is sent.
+
+use crate::transport::buffer::Chunk;
+use crate::transport::ring;
+use crate::transport::driver::{Driver, store};
+use crate::transport::socket::{Key, Life, Receiving, Side, Socket};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// How long a closing connection may take to send its last bytes and to see the peer's end-of-file.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+pub struct Conn {
+    driver: Rc<Driver>,
+    key: Key,
+}
+
+/// A connection that belongs to no executor: a plain value that can be sent to another.
+pub struct IdleSocket {
+    pub fd: OwnedFd,
+    pub side: Side,
+}
+
+impl Conn {
+    pub(crate) fn new(driver: Rc<Driver>, key: Key) -> Conn {
+        Conn { driver, key }
+    }
+
+    /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask gets at most
+    /// the rest of one credit more.
+    pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        self.with(|socket| {
+            if let Some(chunk) = socket.received.pop_front() {
+                return (Poll::Ready(Ok(Some(chunk))), false);
+            }
+            if let Some(end) = socket.end {
+                return (
+                    Poll::Ready(end.map(|()| None).map_err(io::Error::from_raw_os_error)),
+                    false,
+                );
+            }
+            store(&mut socket.reader, cx);
+            let arm = socket.receiving == Receiving::Off;
+            socket.wants_bytes |= arm;
+            (Poll::Pending, arm)
+        })
+    }
+
+    pub async fn recv(&self) -> io::Result<Option<Chunk>> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// What has come already, without asking for more: for a source whose peer is slow, so that its bytes wait
+    /// in the peer's queue, where a stuck send takes them off the ring's buffers.
+    pub fn take_received(&self) -> Option<Chunk> {
+        self.with(|socket| (socket.received.pop_front(), false))
+    }
+
+    /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for the limit.
+    pub fn send(&self, chunks: impl IntoIterator<Item = Chunk>) {
+        self.with(|socket| {
+            for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
+                socket.queued_bytes += chunk.len();
+                socket.queue.push_back(chunk);
+            }
+            ((), socket.in_flight == 0)
+        });
+    }
+
+    /// Ready while less than the limit is queued. While it is not, look at the source with `poll_dead` only.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let limit = self.driver.options.queue_bytes_max;
+        self.poll_queue(cx, |socket| {
+            socket.queued_bytes < limit && socket.queue.len() < ring::GATHER_MAX
+        })
+    }
+
+    /// Whether bytes that came already may still be queued above the limit: all of one credit, but not any
+    /// number of small chunks, each of which holds a whole buffer.
+    pub fn has_room(&self) -> bool {
+        self.with(|socket| (socket.queue.len() < 2 * ring::GATHER_MAX, false))
+    }
+
+    /// Ready when the kernel has taken everything queued.
+    pub fn poll_flushed(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_queue(cx, |socket| socket.queue.is_empty())
+    }
+
+    fn poll_queue(
+        &self,
+        cx: &Context<'_>,
+        is_met: impl Fn(&Socket) -> bool,
+    ) -> Poll<io::Result<()>> {
+        self.with(|socket| {
+            if let Some(error) = socket.send_error {
+                return (Poll::Ready(Err(io::Error::from_raw_os_error(error))), false);
+            }
+            if is_met(socket) {
+                return (Poll::Ready(Ok(())), false);
+            }
+            store(&mut socket.writer, cx);
+            (Poll::Pending, false)
+        })
+    }
+
+    /// Ready when the peer has reset the connection. For a source that is not read: its bytes are not taken.
+    /// POLLRDHUP is a mere half-close and POLLHUP two of them; both come while bytes are still unread, so
+    /// only POLLERR is death.
+    pub fn poll_dead(&self, cx: &Context<'_>) -> Poll<()> {
+        const DEAD: u32 = libc::POLLERR as u32;
+        const LAST: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
+        self.with(|socket| {
+            if socket.hangup & DEAD != 0 {
+                return (Poll::Ready(()), false);
+            }
+            store(&mut socket.reader, cx);
+            let is_off = socket.receiving == Receiving::Off && socket.end.is_none();
+            let arm = is_off && !socket.is_polling && socket.hangup & LAST == 0;
+            socket.wants_hangup |= arm;
+            (Poll::Pending, arm)
+        })
+    }
+
+    pub(crate) async fn connected(&self) -> io::Result<()> {
+        poll_fn(|cx| {
+            self.with(|socket| {
+                if socket.life == Life::Connecting {
+                    store(&mut socket.writer, cx);
+                    return (Poll::Pending, false);
+                }
+                socket.wants_bytes = true;
+                let result = socket
+                    .send_error
+                    .map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)));
+                (Poll::Ready(result), true)
+            })
+        })
+        .await
+    }
+
+    /// Ends our direction; what was queued must have been flushed.
+    pub fn shutdown(&self) {
+        self.with(|socket| {
+            debug_assert!(socket.queue.is_empty() || socket.send_error.is_some());
+            // ENOTCONN: the peer was faster. Nothing to do about either.
+            let _ = socket2::SockRef::from(&socket.fd).shutdown(Shutdown::Write);
+            ((), false)
+        });
+    }
+
+    /// Last bytes, end of our direction, the peer's end-of-file, then the descriptor: in this order, so that
+    /// the kernel never answers unread bytes with a reset that destroys what we sent last.
+    pub async fn close(self) {
+        let mut limit = pin!(self.driver.sleep(CLOSE_WITHIN));
+        let mut is_shut = false;
+        poll_fn(|cx| {
+            if limit.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if !is_shut {
+                match self.poll_flushed(cx) {
+                    Poll::Pending => return Poll::Pending,
+                    Poll::Ready(Err(_)) => return Poll::Ready(()),
+                    Poll::Ready(Ok(())) => self.shutdown(),
+                }
+                is_shut = true;
+            }
+            loop {
+                match self.poll_recv(cx) {
+                    Poll::Ready(Ok(Some(_))) => continue,
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        })
+        .await;
+    }
+
+    /// Takes an idle connection off this shard. `None`: something came until the receive's last completion,
+    /// so it is not idle and is given up. What comes later stays in the socket for the next owner.
+    pub async fn detach(self) -> Option<IdleSocket> {
+        let is_idle =
+            self.with(|socket| (socket.queue.is_empty() && socket.send_error.is_none(), false));
+        if !is_idle {
+            return None;
+        }
+        self.driver.state.borrow_mut().leave(self.key);
+        self.driver.kick();
+        poll_fn(|cx| {
+            self.with(|socket| {
+                store(&mut socket.writer, cx);
+                (if socket.operations == 0 { Poll::Ready(()) } else { Poll::Pending }, false)
+            })
+        })
+        .await;
+        let is_clean = self.with(|socket| {
+            (socket.received.is_empty() && socket.end.is_none() && socket.hangup == 0, false)
+        });
+        if !is_clean {
+            return None;
+        }
+        let socket = self.driver.state.borrow_mut().sockets.remove(self.key)?;
+        Some(IdleSocket { fd: socket.fd, side: socket.side })
+    }
+
+    /// Runs `body` on the slot; when it says so, the socket is looked at before the next enter.
+    fn with<T>(&self, body: impl FnOnce(&mut Socket) -> (T, bool)) -> T {
+        let mut state = self.driver.state.borrow_mut();
+        let socket = state.sockets.get(self.key).expect("a connection owns its slot");
+        let (result, touch) = body(socket);
+        if touch {
+            state.touch(self.key);
+            drop(state);
+            self.driver.kick();
+        }
+        result
+    }
+}
+
+impl Drop for Conn {
+    /// Cannot wait: cancels what is armed; the shard ends the slot with its last completion.
+    fn drop(&mut self) {
+        self.driver.state.borrow_mut().abandon(self.key);
+        self.driver.kick();
+    }
+}

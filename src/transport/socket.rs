@@ -1,0 +1,195 @@
+//! One socket's slot: what is armed for it, what came, what waits to leave. No system calls.
+
+use crate::transport::buffer::Chunk;
+use crate::transport::ring::SendFrame;
+use crate::transport::wheel::TimerId;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::task::Waker;
+
+/// Names a slot and the socket that was in it: a late completion of a former socket finds nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    pub index: u32,
+    pub generation: u32,
+}
+
+/// Generations have the 24 bits that `user_data` leaves them.
+const GENERATION_MASK: u32 = (1 << 24) - 1;
+
+/// What an entry was for: the top byte of `user_data`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Operation {
+    Accept,
+    Connect,
+    Receive,
+    Send,
+    Poll,
+    Cancel,
+    Tick,
+    Deadline,
+    Mail,
+    /// Completes only if it failed, and then nothing can be done.
+    Silent,
+}
+
+const OPERATIONS: [Operation; 10] = {
+    use Operation::*;
+    [Accept, Connect, Receive, Send, Poll, Cancel, Tick, Deadline, Mail, Silent]
+};
+
+pub fn user_data(operation: Operation, key: Key) -> u64 {
+    (operation as u64) << 56 | u64::from(key.generation) << 32 | u64::from(key.index)
+}
+
+pub fn parse_user_data(data: u64) -> (Operation, Key) {
+    (
+        OPERATIONS[(data >> 56) as usize],
+        Key { index: data as u32, generation: (data >> 32) as u32 & GENERATION_MASK },
+    )
+}
+
+/// Which buffer ring a socket receives into, so that uploads cannot hold the buffers answers need.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Accepted,
+    Dialed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receiving {
+    Off,
+    Armed,
+    /// A cancel is under way; the last completion is still due.
+    Stopping,
+    /// Ended for want of buffers; armed again when a quarter of them is back.
+    Parked,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Connecting,
+    Open,
+    /// Being handed to another executor: nothing is armed any more, what comes is noticed.
+    Leaving,
+    /// Nobody owns it; it ends with its last completion.
+    Closing,
+}
+
+pub struct Socket {
+    pub fd: OwnedFd,
+    pub side: Side,
+    pub life: Life,
+    /// Entries whose last completion is due. The slot, the frame and the chunks in flight stay until 0.
+    pub operations: u32,
+    pub is_dirty: bool,
+
+    pub receiving: Receiving,
+    pub wants_bytes: bool,
+    pub received: VecDeque<Chunk>,
+    /// `Ok` is end-of-file; no receive is armed after either.
+    pub end: Option<Result<(), i32>>,
+    pub reader: Option<Waker>,
+
+    pub queue: VecDeque<Chunk>,
+    pub queued_bytes: usize,
+    /// The first chunks of `queue`, which the one send in flight reads; 0 is no send.
+    pub in_flight: usize,
+    pub frame: Option<Box<SendFrame>>,
+    pub send_error: Option<i32>,
+    /// Runs while the send in flight did not complete at once.
+    pub stuck_timer: Option<TimerId>,
+    pub is_rescuing: bool,
+    pub writer: Option<Waker>,
+
+    pub address: Option<Box<socket2::SockAddr>>,
+    pub wants_hangup: bool,
+    pub is_polling: bool,
+    /// The poll events that came.
+    pub hangup: u32,
+}
+
+impl Socket {
+    pub fn new(fd: OwnedFd, side: Side, life: Life) -> Socket {
+        Socket {
+            fd,
+            side,
+            life,
+            operations: 0,
+            is_dirty: false,
+            receiving: Receiving::Off,
+            wants_bytes: false,
+            received: VecDeque::new(),
+            end: None,
+            reader: None,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            in_flight: 0,
+            frame: None,
+            send_error: None,
+            stuck_timer: None,
+            is_rescuing: false,
+            writer: None,
+            address: None,
+            wants_hangup: false,
+            is_polling: false,
+            hangup: 0,
+        }
+    }
+
+    /// Takes `sent` bytes off the queue.
+    pub fn sent(&mut self, mut sent: usize) {
+        self.in_flight = 0;
+        self.queued_bytes -= sent;
+        while sent > 0 {
+            let front = self.queue.front_mut().expect("the kernel sent no more than was queued");
+            if sent < front.len() {
+                return front.advance(sent);
+            }
+            sent -= front.len();
+            self.queue.pop_front();
+        }
+    }
+}
+
+/// The shard's sockets by number.
+#[derive(Default)]
+pub struct Sockets {
+    slots: Vec<(u32, Option<Socket>)>,
+    free: Vec<u32>,
+}
+
+impl Sockets {
+    pub fn insert(&mut self, socket: Socket) -> Key {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            self.slots.len() as u32 - 1
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.1 = Some(socket);
+        Key { index, generation: slot.0 }
+    }
+
+    pub fn get(&mut self, key: Key) -> Option<&mut Socket> {
+        let (generation, socket) = self.slots.get_mut(key.index as usize)?;
+        if *generation == key.generation { socket.as_mut() } else { None }
+    }
+
+    pub fn remove(&mut self, key: Key) -> Option<Socket> {
+        let (generation, socket) = &mut self.slots[key.index as usize];
+        debug_assert_eq!(*generation, key.generation);
+        *generation = (*generation + 1) & GENERATION_MASK;
+        self.free.push(key.index);
+        socket.take()
+    }
+
+    pub fn live(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
+        let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.1.is_some());
+        live.map(|(index, slot)| Key { index: index as u32, generation: slot.0 })
+    }
+}
