@@ -9,8 +9,10 @@
 
 pub mod buffer;
 pub mod conn;
+pub mod detect;
 pub mod driver;
 pub mod heap;
+pub mod http;
 pub mod listener;
 pub mod ring;
 pub mod runtime;
