@@ -257,10 +257,10 @@ pub struct Transport {
     /// back-pressure.
     pub credit: u32,
     /// Buffers for clients' bytes: 512, a power of two; 8 MiB with the default size.
-    pub buffers_client: u32,
+    pub buffers_client: u16,
     /// Buffers for servers' bytes: 512, apart from the clients', so that uploads never hold
     /// what answers need.
-    pub buffers_server: u32,
+    pub buffers_server: u16,
     /// Bytes of one buffer: 16 KiB, which takes nearly every message whole.
     pub buffer_size: u32,
     /// Whether one receive may fill several buffers (Linux 6.10). Off: kernels before the fixes
