@@ -1,2 +1,4 @@
 //! boltmux: a connection pooler and router for Neo4j's Bolt protocol.
+pub mod config;
 pub mod transport;
+pub mod wire;
