@@ -1,4 +1,8 @@
 //! boltmux: a connection pooler and router for Neo4j's Bolt protocol.
+pub mod backend;
 pub mod config;
+pub mod control;
+pub mod counters;
+pub mod relay;
 pub mod transport;
 pub mod wire;

@@ -36,16 +36,15 @@ impl Cleaner {
     /// Looks at the next bytes from the server.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Cleaned {
         let mut state = Cleaned::NotYet;
-        let mut joined = [0; 2];
         while !bytes.is_empty() {
             if state == Cleaned::Clean {
                 return Cleaned::Broken(Discard::Unread);
             }
             let taken = match self.loose.take() {
                 Some(first) => {
-                    joined = [first, bytes[0]];
+                    let header = [first, bytes[0]];
                     bytes = &bytes[1..];
-                    self.scanner.next(&joined)
+                    self.scanner.next(&header)
                 }
                 None => self.scanner.next(bytes).inspect(|span| bytes = &bytes[span.length..]),
             };

@@ -254,16 +254,12 @@ impl Pool {
 
     /// The connection is READY, nothing is in flight and nothing unread.
     pub fn checkin(&mut self, id: ServerId, now: Duration) {
-        let Some(entry) = self.entry(id) else {
+        let is_out = |entry: &&mut Entry| matches!(entry.state, State::Leased | State::Cleaning);
+        if self.entry(id).filter(is_out).is_none() {
             self.counters.double_returns += 1;
             return;
-        };
-        if !matches!(entry.state, State::Leased | State::Cleaning) {
-            self.counters.double_returns += 1;
-            if !self.planted.has(Bug::DoubleReturn) {
-                return;
-            }
         }
+        let entry = self.entry(id).expect("looked up just now");
         let (key, expires) = (entry.key, entry.expires);
         entry.used = now;
         let was_counted = std::mem::take(&mut entry.is_counted);

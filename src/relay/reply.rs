@@ -17,7 +17,12 @@ pub fn refused(refusal: &Refusal) -> Failure {
         Refusal::Unreachable(text) => {
             exhausted(format!("the server cannot be reached ({text}); try again").into())
         }
-        Refusal::Unauthorized(failure) => Failure::clone(failure),
+        Refusal::Server(failure) => Failure::clone(failure),
+        Refusal::Expired => Failure::new(
+            "Neo.ClientError.Security.CredentialsExpired",
+            "42NFF",
+            "the password has expired; change it, then connect again",
+        ),
         Refusal::QueueFull => {
             exhausted("too many requests wait for a server connection; try again".into())
         }
