@@ -257,6 +257,10 @@ fn failure_takes_the_shape_of_its_version() {
         let parsed = Failure::parse(&message).expect("our own");
         assert_eq!((&parsed.code, &parsed.message), (&busy().code, &busy().message));
         assert_eq!(parsed.classification, "TRANSIENT_ERROR", "{version}");
+        let condition = "system configuration or operation exception";
+        let description = format!("error: {condition}. No server is free.");
+        assert_eq!(busy().description, description);
+        assert_eq!(parsed.description == description, version.has_gql_errors(), "{version}");
     }
 }
 
