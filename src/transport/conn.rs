@@ -27,6 +27,7 @@ pub struct Conn {
 }
 
 /// A connection that belongs to no executor: a plain value that can be sent to another.
+#[derive(Debug)]
 pub struct IdleSocket {
     pub fd: OwnedFd,
     pub side: Side,
@@ -35,6 +36,11 @@ pub struct IdleSocket {
 impl Conn {
     pub(crate) fn new(driver: Rc<Driver>, key: Key) -> Conn {
         Conn { driver, key }
+    }
+
+    /// The shard it belongs to.
+    pub fn driver(&self) -> &Rc<Driver> {
+        &self.driver
     }
 
     /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask
