@@ -1,6 +1,7 @@
 //! What a task sees of a socket: receive a chunk, queue chunks, shut down, close, hand over.
 //!
-//! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is sent.
+//! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is
+//! sent.
 
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::{Driver, store};
@@ -18,12 +19,15 @@ use std::time::Duration;
 /// How long a closing connection may take to send its last bytes and to see the peer's end-of-file.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
+/// One socket of a shard. Dropping it closes at once, which may reset the connection; `close` ends
+/// it cleanly.
 pub struct Conn {
     driver: Rc<Driver>,
     key: Key,
 }
 
 /// A connection that belongs to no executor: a plain value that can be sent to another.
+#[derive(Debug)]
 pub struct IdleSocket {
     pub fd: OwnedFd,
     pub side: Side,
@@ -34,18 +38,21 @@ impl Conn {
         Conn { driver, key }
     }
 
-    /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask gets at most
-    /// the rest of one credit more.
+    /// The shard it belongs to.
+    pub fn driver(&self) -> &Rc<Driver> {
+        &self.driver
+    }
+
+    /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask
+    /// gets at most the rest of one credit more.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         self.with(|socket| {
             if let Some(chunk) = socket.received.pop_front() {
                 return (Poll::Ready(Ok(Some(chunk))), false);
             }
             if let Some(end) = socket.end {
-                return (
-                    Poll::Ready(end.map(|()| None).map_err(io::Error::from_raw_os_error)),
-                    false,
-                );
+                let end = end.map(|()| None).map_err(io::Error::from_raw_os_error);
+                return (Poll::Ready(end), false);
             }
             store(&mut socket.reader, cx);
             let arm = socket.receiving == Receiving::Off;
@@ -54,25 +61,31 @@ impl Conn {
         })
     }
 
+    /// The next bytes; `None` is end-of-file. Dropping the future loses nothing.
     pub async fn recv(&self) -> io::Result<Option<Chunk>> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// What has come already, without asking for more: for a source whose peer is slow, so that its bytes wait
-    /// in the peer's queue, where a stuck send takes them off the ring's buffers.
+    /// What has come already, without asking for more: for a source whose peer is slow, so that its
+    /// bytes wait in the peer's queue, where a stuck send takes them off the ring's buffers.
     pub fn take_received(&self) -> Option<Chunk> {
         self.with(|socket| (socket.received.pop_front(), false))
     }
 
-    /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for the limit.
+    /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for
+    /// the limit. After a failed send they are dropped: bytes before them are missing.
     pub fn send(&self, chunks: impl IntoIterator<Item = Chunk>) {
-        self.with(|socket| {
-            for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
-                socket.queued_bytes += chunk.len();
-                socket.queue.push_back(chunk);
-            }
-            ((), socket.in_flight == 0)
-        });
+        // Slot by slot: the iterator may be one that takes from another connection.
+        for chunk in chunks {
+            self.with(|socket| {
+                let is_taken = !chunk.is_empty() && socket.send_error.is_none();
+                if is_taken {
+                    socket.queued_bytes += chunk.len();
+                    socket.queue.push_back(chunk);
+                }
+                ((), is_taken && socket.in_flight == 0)
+            });
+        }
     }
 
     /// Bytes queued that the kernel has not taken yet.
@@ -80,9 +93,15 @@ impl Conn {
         self.with(|socket| (socket.queued_bytes, false))
     }
 
-    /// Whether the kernel has taken everything queued.
+    /// Whether the kernel has taken everything queued, and no send has failed.
     pub fn is_flushed(&self) -> bool {
-        self.with(|socket| (socket.queue.is_empty(), false))
+        self.with(|socket| (socket.queue.is_empty() && socket.send_error.is_none(), false))
+    }
+
+    /// Whether the peer has ended its direction, or the connection is dead; bytes that came before
+    /// may still be unread. While nothing is received, `poll_dead` is what finds out.
+    pub fn has_ended(&self) -> bool {
+        self.with(|socket| (socket.end.is_some() || socket.hangup != 0, false))
     }
 
     /// Whether nothing is known of the peer that an idle connection would not show: no byte, no
@@ -120,16 +139,17 @@ impl Conn {
         self.with(|socket| (address_of(socket2::SockRef::from(&socket.fd).local_addr()), false))
     }
 
-    /// Ready while less than the limit is queued. While it is not, look at the source with `poll_dead` only.
+    /// Ready while less than the limit is queued. While it is not, look at the source with
+    /// `poll_dead` only.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let limit = self.driver.options.queue_bytes_max;
+        let limit = self.driver.options().queue_bytes_max;
         self.poll_queue(cx, |socket| {
             socket.queued_bytes < limit && socket.queue.len() < ring::GATHER_MAX
         })
     }
 
-    /// Whether bytes that came already may still be queued above the limit: all of one credit, but not any
-    /// number of small chunks, each of which holds a whole buffer.
+    /// Whether bytes that came already may still be queued above the limit: all of one credit, but
+    /// not any number of small chunks, each of which holds a whole buffer.
     pub fn has_room(&self) -> bool {
         self.with(|socket| (socket.queue.len() < 2 * ring::GATHER_MAX, false))
     }
@@ -156,9 +176,9 @@ impl Conn {
         })
     }
 
-    /// Ready when the peer has reset the connection. For a source that is not read: its bytes are not taken.
-    /// POLLRDHUP is a mere half-close and POLLHUP two of them; both come while bytes are still unread, so
-    /// only POLLERR is death.
+    /// Ready when the peer has reset the connection. For a source that is not read: its bytes are
+    /// not taken. POLLRDHUP is a mere half-close and POLLHUP two of them; both come while bytes are
+    /// still unread, so only POLLERR is death.
     pub fn poll_dead(&self, cx: &Context<'_>) -> Poll<()> {
         const DEAD: u32 = libc::POLLERR as u32;
         const LAST: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
@@ -182,10 +202,8 @@ impl Conn {
                     return (Poll::Pending, false);
                 }
                 socket.wants_bytes = true;
-                let result = socket
-                    .send_error
-                    .map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)));
-                (Poll::Ready(result), true)
+                let error = socket.send_error.map(io::Error::from_raw_os_error);
+                (Poll::Ready(error.map_or(Ok(()), Err)), true)
             })
         })
         .await
@@ -201,8 +219,9 @@ impl Conn {
         });
     }
 
-    /// Last bytes, end of our direction, the peer's end-of-file, then the descriptor: in this order, so that
-    /// the kernel never answers unread bytes with a reset that destroys what we sent last.
+    /// Last bytes, end of our direction, the peer's end-of-file, then the descriptor: in this
+    /// order, so that the kernel never answers unread bytes with a reset that destroys what we sent
+    /// last.
     pub async fn close(self) {
         let mut limit = pin!(self.driver.sleep(CLOSE_WITHIN));
         let mut is_shut = false;
@@ -229,8 +248,9 @@ impl Conn {
         .await;
     }
 
-    /// Takes an idle connection off this shard. `None`: something came until the receive's last completion,
-    /// so it is not idle and is given up. What comes later stays in the socket for the next owner.
+    /// Takes an idle connection off this shard. `None`: something came until the receive's last
+    /// completion, so it is not idle and is given up. What comes later stays in the socket for the
+    /// next owner.
     pub async fn detach(self) -> Option<IdleSocket> {
         let is_idle =
             self.with(|socket| (socket.queue.is_empty() && socket.send_error.is_none(), false));

@@ -18,8 +18,8 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Bytes that the peer's kernel has not acknowledged by then end the connection.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
-/// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The error
-/// is one line for the operator.
+/// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The
+/// error is one line for the operator.
 pub fn bind(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, String> {
     let explain = |error: io::Error| explain(address, &error);
     refuse_taken(address).map_err(explain)?;
@@ -33,7 +33,7 @@ pub fn bind(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, Stri
     Ok(listeners)
 }
 
-/// What every TCP socket gets, dialled or accepted: small messages leave at once, dead peers end.
+/// What every TCP socket gets, dialed or accepted: small messages leave at once, dead peers end.
 pub fn set_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

@@ -81,7 +81,8 @@ pub struct Socket {
     pub fd: OwnedFd,
     pub side: Side,
     pub life: Life,
-    /// Entries whose last completion is due. The slot, the frame and the chunks in flight stay until 0.
+    /// Entries whose last completion is due. The slot, the frame and the chunks in flight stay
+    /// until 0.
     pub operations: u32,
     pub is_dirty: bool,
 
@@ -138,17 +139,35 @@ impl Socket {
         }
     }
 
-    /// Takes `sent` bytes off the queue.
-    pub fn sent(&mut self, mut sent: usize) {
+    /// Takes `sent` bytes off the queue; returns how many of them lay in a ring's buffers.
+    pub fn sent(&mut self, mut sent: usize) -> usize {
+        let mut relayed = 0;
         self.in_flight = 0;
         self.queued_bytes -= sent;
         while sent > 0 {
             let front = self.queue.front_mut().expect("the kernel sent no more than was queued");
-            if sent < front.len() {
-                return front.advance(sent);
+            let count = sent.min(front.len());
+            relayed += if front.is_on_ring() { count } else { 0 };
+            sent -= count;
+            if count < front.len() {
+                front.advance(count);
+            } else {
+                self.queue.pop_front();
             }
-            sent -= front.len();
-            self.queue.pop_front();
+        }
+        relayed
+    }
+
+    /// Forgets what is queued, but for what the kernel reads at this moment.
+    pub fn drop_queued(&mut self) {
+        self.queue.truncate(self.in_flight);
+        self.queued_bytes = self.queue.iter().map(|chunk| chunk.len()).sum();
+    }
+
+    /// The fault `Planted::EarlyReturns`: the kernel still reads these buffers.
+    pub fn plant_early_returns(&mut self) {
+        for chunk in self.queue.iter_mut().take(self.in_flight) {
+            *chunk = Chunk::from(bytes::Bytes::copy_from_slice(chunk));
         }
     }
 }
@@ -191,5 +210,54 @@ impl Sockets {
     pub fn keys(&self) -> impl Iterator<Item = Key> + '_ {
         let live = self.slots.iter().enumerate().filter(|(_, slot)| slot.1.is_some());
         live.map(|(index, slot)| Key { index: index as u32, generation: slot.0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn socket() -> Socket {
+        let (socket, _) = UnixStream::pair().unwrap();
+        Socket::new(socket.into(), Side::Accepted, Life::Open)
+    }
+
+    #[test]
+    fn a_late_completion_finds_nobody() {
+        let mut sockets = Sockets::default();
+        let first = sockets.insert(socket());
+        sockets.remove(first);
+        let second = sockets.insert(socket());
+        assert_eq!(first.index, second.index);
+        assert!(sockets.get(first).is_none() && sockets.get(second).is_some());
+        assert_eq!((sockets.live(), sockets.keys().collect::<Vec<_>>()), (1, vec![second]));
+    }
+
+    #[test]
+    fn user_data_holds_operation_and_key() {
+        for operation in OPERATIONS {
+            for key in [(0, 0), (u32::MAX, GENERATION_MASK), (7, 1)] {
+                let key = Key { index: key.0, generation: key.1 };
+                assert_eq!(parse_user_data(user_data(operation, key)), (operation, key));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_sent_leaves_the_queue_wherever_it_ends() {
+        let total = 9;
+        for sent in 0..=total {
+            let mut socket = socket();
+            for bytes in [&b"abc"[..], b"d", b"efghi"] {
+                socket.queue.push_back(Chunk::from_static(bytes));
+                socket.queued_bytes += bytes.len();
+            }
+            socket.in_flight = 3;
+            assert_eq!(socket.sent(sent), 0, "nothing of it was a ring buffer's");
+            let rest: Vec<u8> = socket.queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
+            assert_eq!(rest, b"abcdefghi"[sent..]);
+            assert_eq!((socket.queued_bytes, socket.in_flight), (total - sent, 0));
+        }
     }
 }

@@ -1,0 +1,219 @@
+//! Slow peers: bounded memory, no starvation, no deadlock, and buffers that come back.
+
+use super::support::*;
+use boltmux::transport::buffer::Chunk;
+use boltmux::transport::driver::{Options, STUCK_AFTER};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A peer's queue and one credit, in 16 KiB buffers, with room for partly filled ones.
+pub const LENT_MAX: u16 = 40;
+
+#[test]
+fn a_slow_reader_costs_little_and_starves_nobody() {
+    const TOTAL: usize = 256 << 20;
+    let remote = Remote::start(Options::default());
+    let relay = remote.relay(server(|mut stream| {
+        let mut order = [0];
+        while stream.read_exact(&mut order).is_ok() {
+            let (count, block) =
+                if order[0] == b'g' { (TOTAL >> 20, vec![7; 1 << 20]) } else { (1, vec![7; 100]) };
+            (0..count).for_each(|_| stream.write_all(&block).unwrap());
+        }
+    }));
+    let mut slow = TcpStream::connect(relay).unwrap();
+    slow.write_all(b"g").unwrap();
+    let reading = thread::spawn(move || {
+        let (mut total, mut block, started) = (0, vec![0; 1 << 20], Instant::now());
+        while total < TOTAL {
+            let is_slow = started.elapsed() < Duration::from_secs(1);
+            let length = slow.read(if is_slow { &mut block[..8192] } else { &mut block }).unwrap();
+            assert!(length > 0);
+            total += length;
+            if is_slow {
+                thread::sleep(Duration::from_millis(1));
+            }
+        }
+    });
+    let (mut other, mut times, mut answer) =
+        (TcpStream::connect(relay).unwrap(), Vec::new(), [0; 100]);
+    while !reading.is_finished() {
+        let started = Instant::now();
+        other.write_all(b"p").unwrap();
+        other.read_exact(&mut answer).unwrap();
+        times.push(started.elapsed());
+        thread::sleep(Duration::from_millis(1));
+    }
+    reading.join().unwrap();
+    times.sort();
+    let counters = remote.counters();
+    println!(
+        "the other: median {:?}, worst {:?} of {}; {counters:?}",
+        times[times.len() / 2],
+        times.last().unwrap(),
+        times.len()
+    );
+    assert!(times[times.len() / 2] < Duration::from_millis(20));
+    assert!(counters.lent_max.iter().all(|&lent| lent <= LENT_MAX), "{:?}", counters.lent_max);
+    assert!(counters.heap_bytes == 0 && counters.sent_bytes[0] >= TOTAL as u64);
+}
+
+/// Writes and, once told, reads as much; both are the pattern of a MiB over and over.
+fn write_then_read(stream: TcpStream, total: usize, may_read: &AtomicBool) {
+    let mut writer = stream.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        let block: Vec<u8> = (0..1 << 20).map(pattern).collect();
+        (0..total >> 20).for_each(|_| writer.write_all(&block).unwrap());
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    eventually("leave to read", Duration::from_secs(20), || may_read.load(Ordering::Relaxed));
+    let (mut reader, mut block, mut position) = (stream, vec![0; 100_000], 0);
+    loop {
+        let length = reader.read(&mut block).unwrap();
+        if length == 0 {
+            break;
+        }
+        let is_right =
+            |(index, &byte): (usize, &u8)| byte == pattern((position + index) % (1 << 20));
+        assert!(block[..length].iter().enumerate().all(is_right), "after {position}");
+        position += length;
+    }
+    assert_eq!(position, total);
+    writing.join().unwrap();
+}
+
+/// Both peers write until nothing moves before they read a byte.
+#[test]
+fn upload_and_download_block_without_deadlock() {
+    const TOTAL: usize = 64 << 20;
+    let remote = Remote::start(Options::default());
+    let may_read = Arc::new(AtomicBool::new(false));
+    let (done, finished) = mpsc::channel();
+    let served = may_read.clone();
+    let relay = remote.relay(server(move |stream| {
+        write_then_read(stream, TOTAL, &served);
+        done.send(()).unwrap();
+    }));
+    let (client, reads) = (TcpStream::connect(relay).unwrap(), may_read.clone());
+    let client = thread::spawn(move || write_then_read(client, TOTAL, &reads));
+    let mut before = remote.counters();
+    eventually("nothing moves", Duration::from_secs(10), || {
+        thread::sleep(STUCK_AFTER * 3);
+        let now = remote.counters();
+        let is_still = now.sent_bytes == before.sent_bytes && now.heap_bytes > 0;
+        before = now;
+        is_still
+    });
+    println!("while both were blocked: {before:?}");
+    assert_eq!(before.lent, [0, 0], "stuck sends hold no ring buffer");
+    assert!(before.heap_bytes < 512 << 10);
+    may_read.store(true, Ordering::Relaxed);
+    finished.recv_timeout(Duration::from_secs(20)).unwrap();
+    client.join().unwrap();
+    assert_eq!(remote.counters().heap_bytes, 0);
+}
+
+/// Without a heap budget a stuck connection is closed and counted; the others live.
+#[test]
+fn over_the_copy_budget_the_connection_ends() {
+    let remote = Remote::start(Options { heap_bytes_max: 1000, ..Options::default() });
+    let (release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let relay = remote.relay(server(move |mut stream| {
+        let mut order = [0];
+        stream.read_exact(&mut order).unwrap();
+        if order[0] == b's' {
+            let _ = held.lock().unwrap().recv();
+        }
+        let _ = stream.write_all(&order);
+    }));
+    let mut stuck = TcpStream::connect(relay).unwrap();
+    let writing = thread::spawn(move || {
+        let (block, started) = (vec![b's'; 1 << 20], Instant::now());
+        while stuck.write_all(&block).is_ok() {
+            // It is read and dropped for a second first: a clean close.
+            assert!(
+                started.elapsed() < Duration::from_secs(5),
+                "the stuck client's connection is closed"
+            );
+        }
+    });
+    writing.join().unwrap();
+    let counters = remote.counters();
+    assert!(counters.over_budget > 0, "{counters:?}");
+    let mut other = TcpStream::connect(relay).unwrap();
+    other.write_all(b"q").unwrap();
+    other.read_exact(&mut [0]).unwrap();
+    drop(release);
+}
+
+/// Once bytes of a queue were given up, nothing more leaves on that connection: no gap.
+#[test]
+fn after_a_failed_send_nothing_follows() {
+    const TOTAL: usize = 12 << 20;
+    let source = server(|mut stream| {
+        let bytes: Vec<u8> = (0..TOTAL).map(pattern).collect();
+        let _ = stream.write_all(&bytes);
+    });
+    let (told, heard) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let sink = server(move |mut stream| {
+        let _ = wait.lock().unwrap().recv();
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let is_prefix = bytes.iter().enumerate().all(|(at, &byte)| byte == pattern(at));
+        told.send((bytes.len(), is_prefix)).unwrap();
+    });
+    let remote = Remote::start(Options { heap_bytes_max: 1000, ..Options::default() });
+    remote.run(move |driver| async move {
+        let (source, sink) = (driver.dial(source).await.unwrap(), driver.dial(sink).await.unwrap());
+        while let Some(chunk) = source.recv().await.unwrap() {
+            // Neither the limit nor the error is heeded.
+            sink.send([chunk]);
+        }
+        go.send(()).unwrap();
+        assert!(!sink.is_flushed());
+        sink.close().await;
+    });
+    let (length, is_prefix) = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(is_prefix && length > 0 && length < TOTAL, "{length}");
+    eventually("slots free", Duration::from_secs(3), || remote.counters().sockets == 0);
+    let counters = remote.counters();
+    assert_eq!((counters.over_budget, counters.lent), (1, [0, 0]), "{counters:?}");
+}
+
+/// Nothing happens on the shard but that a task lets its chunks go: that must be enough.
+#[test]
+fn a_parked_receive_goes_on_when_buffers_come_back() {
+    const HELD: usize = 4 << 14;
+    let greedy = server(|mut stream| {
+        stream.write_all(&[1; HELD]).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let modest = server(|mut stream| {
+        stream.write_all(b"modest").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let remote = Remote::start(Options { buffers: [4, 4], ..Options::default() });
+    let waited = remote.run(move |driver| async move {
+        let conn = driver.dial(greedy).await.unwrap();
+        let mut held = Vec::new();
+        while held.iter().map(|chunk: &Chunk| chunk.len()).sum::<usize>() < HELD {
+            held.push(conn.recv().await.unwrap().unwrap());
+        }
+        let other = driver.dial(modest).await.unwrap();
+        driver.sleep(Duration::from_millis(100)).await;
+        assert!(other.is_quiet() && driver.counters().parked > 0, "{:?}", driver.counters());
+        let started = Instant::now();
+        drop(held);
+        assert_eq!(&*other.recv().await.unwrap().unwrap(), b"modest");
+        started.elapsed()
+    });
+    println!("the parked receive came {waited:?} after the buffers");
+    assert!(waited < Duration::from_millis(500));
+}
