@@ -643,3 +643,54 @@ fn documentation_lists_every_key() {
         assert_eq!(row.matches(" | ").count(), 3, "a bar would break the table: {row}");
     }
 }
+
+/// The program itself, without this process's environment.
+fn boltmux(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_boltmux"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .expect("the program was built beside its tests");
+    let text = |bytes| String::from_utf8(bytes).expect("the program prints text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_program_says_how_it_ended() {
+    let (status, printed, said) = boltmux(&["version"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(printed, format!("boltmux {}\n", env!("CARGO_PKG_VERSION")));
+
+    let (status, printed, said) = boltmux(&["check", "--keys"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(printed, keys_markdown());
+
+    let (status, _, said) = boltmux(&["check"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+
+    let (status, printed, said) = boltmux(&["--config", "does/not/exist.toml", "check"]);
+    assert_eq!((status, printed.as_str()), (Some(2), ""));
+    assert!(said.starts_with("does/not/exist.toml: cannot be read: "), "{said}");
+}
+
+#[test]
+fn check_dials_only_when_asked() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let uri = format!("bolt://{address}");
+    let (status, printed, said) = boltmux(&["check", "--connect", "-uri", &uri]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(printed.contains(&format!("connected to {address}")), "{printed}");
+
+    // Bound but not listening: refused, and nobody else can take the port meanwhile.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+        .expect("a socket can be had");
+    let loopback: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+    silent.bind(&loopback.into()).expect("a free port");
+    let address = silent.local_addr().ok().and_then(|address| address.as_socket());
+    let uri = format!("bolt://{}", address.expect("it is bound to an address"));
+    let (status, _, said) = boltmux(&["check", "--connect", "-uri", &uri]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("is uplink.uri right?"), "{said}");
+    assert_eq!(boltmux(&["check", "-uri", &uri]).0, Some(0));
+}

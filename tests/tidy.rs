@@ -55,7 +55,7 @@ fn the_wire_layer_is_pure() {
 
 #[test]
 fn unsafe_code_stays_in_its_files() {
-    let files = rust_files().into_iter();
+    let files = rust_files().into_iter().filter(|(path, _)| !is_test_file(path));
     let others = files.filter(|(path, _)| !UNSAFE_FILES.contains(&path.as_str()));
     let with_unsafe = others.filter(|(_, text)| has_word(&code_only(text), "unsafe"));
     assert_none(with_unsafe.map(|(path, _)| format!("{path} holds unsafe code")).collect());
@@ -363,7 +363,10 @@ fn layer_findings(path: &str, text: &str) -> Vec<String> {
 /// root, each with its place.
 fn used_layers(path: &str, code: &str, tests_start: usize) -> Vec<(usize, String)> {
     let mut used = Vec::new();
-    for start in ["crate", "boltmux"] {
+    // The programs are crates of their own: only the library's name leads to its layers.
+    let is_program = path == "src/main.rs" || path.starts_with("bench/");
+    let starts: &[&str] = if is_program { &["boltmux"] } else { &["crate", "boltmux"] };
+    for start in starts {
         for at in words(code, start) {
             if let Some(rest) = code[at + start.len()..].trim_start().strip_prefix("::") {
                 used.extend(first_names(rest).into_iter().map(|name| (at, name)));
@@ -372,7 +375,7 @@ fn used_layers(path: &str, code: &str, tests_start: usize) -> Vec<(usize, String
     }
     for at in words(code, "super") {
         // Only the first of a chain counts it.
-        if code[..at].trim_end().ends_with("super::") {
+        if is_program || code[..at].trim_end().ends_with("super::") {
             continue;
         }
         let mut rest = &code[at..];
@@ -389,8 +392,7 @@ fn used_layers(path: &str, code: &str, tests_start: usize) -> Vec<(usize, String
 
 /// How many `super` lead from a file's module to the crate's root.
 fn module_depth(path: &str) -> usize {
-    let inside = path.strip_prefix("src/").or_else(|| path.strip_prefix("bench/load/"));
-    let inside = inside.unwrap_or(path);
+    let inside = path.strip_prefix("src/").unwrap_or(path);
     inside.split('/').filter(|part| !["mod.rs", "lib.rs", "main.rs"].contains(part)).count()
 }
 
@@ -485,12 +487,13 @@ fn target_roots(all: &BTreeSet<String>) -> Vec<String> {
 /// By cargo's own layout, in this package or a nested one.
 fn is_target(path: &str) -> bool {
     let parts: Vec<&str> = path.rsplit('/').collect();
-    match parts.as_slice() {
-        ["build.rs"] | ["lib.rs" | "main.rs", "src", ..] => true,
-        [_, "tests" | "benches" | "examples"] => true,
-        ["main.rs", _, "tests" | "benches" | "examples" | "bench"] => true,
-        _ => false,
-    }
+    matches!(
+        parts.as_slice(),
+        ["build.rs"]
+            | ["lib.rs" | "main.rs", "src", ..]
+            | [_, "tests" | "benches" | "examples"]
+            | ["main.rs", _, "tests" | "benches" | "examples"]
+    )
 }
 
 /// For each `mod name;` the files it may mean.
@@ -576,7 +579,8 @@ fn exists(path: &str, tracked: &BTreeSet<String>) -> bool {
 
 fn ignored_tests(text: &str) -> Vec<String> {
     let code = code_only(text);
-    let attributes = code.match_indices("#[ignore").chain(code.match_indices(", ignore"));
+    let is_ignore = |attribute: &str| has_word(attribute.split(']').next().unwrap_or(""), "ignore");
+    let attributes = code.match_indices("#[").filter(|(at, _)| is_ignore(&code[*at..]));
     let name_behind = |(at, _): (usize, &str)| {
         let (_, rest) = code[at..].split_once("fn ")?;
         rest.split('(').next().map(|name| name.trim().to_owned())
@@ -624,6 +628,7 @@ fn a_look_at_a_later_layer_is_found() {
         ("src/relay/mod.rs", "use crate::control::admin;", 1),
         ("src/main.rs", "use boltmux::{config, control, shard};", 0),
         ("bench/load/main.rs", "use boltmux::shard;", 1),
+        ("bench/load/main.rs", "use crate::plan;", 0),
         ("src/odd/mod.rs", "", 1),
         ("src/wire/mod.rs", "use crate::odd;", 1),
         ("src/lib.rs", "pub mod transport;", 0),
@@ -716,6 +721,8 @@ fn paths_in_documents_are_found() {
 fn ignored_tests_and_places_are_found() {
     let text = "#[test]\n#[ignore = \"slow\"]\nfn slow_one() {}\n// #[ignore]\n#[test]\nfn b() {}";
     assert_eq!(ignored_tests(text), ["slow_one"]);
+    let text = "let (taken, ignored) = f();\n#[cfg_attr(x, ignore = \"why\")]\nfn other() {}";
+    assert_eq!(ignored_tests(text), ["other"]);
     let places = ["/somebody/".to_owned()];
     assert_eq!(
         place_findings("a", "x\ncd /somebody/x", &places),
