@@ -126,9 +126,9 @@ fn grammar() -> clap::Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about("Connection pooler and router for Neo4j's Bolt protocol")
         .after_help(
-            "Without a command it serves clients. Every key of the file is also \
-             --set section.key=value and BOLTMUX__SECTION__KEY; `boltmux check --keys` lists them. \
-             Flags may have one dash or two.",
+            "Without a command it serves clients. Every key of the file is also\n\
+             --set section.key=value and BOLTMUX__SECTION__KEY; `boltmux check --keys`\n\
+             lists them. Flags may have one dash or two.",
         )
         .no_binary_name(true)
         .bin_name("boltmux")
@@ -158,7 +158,8 @@ fn with_settings(command: clap::Command) -> clap::Command {
                 .value_parser(ValueParser::string()),
         );
     LEGACY.iter().fold(command, |command, legacy| {
-        let argument = Arg::new(legacy.flag).long(legacy.flag).help(legacy.help);
+        let argument =
+            Arg::new(legacy.flag).long(legacy.flag).help(legacy.help).value_name(legacy.value);
         command.arg(if legacy.flag == "debug" {
             argument.num_args(0..=1).require_equals(true).default_missing_value("true")
         } else {

@@ -79,7 +79,7 @@ fn credit_above_heap(settings: &Settings) -> Option<String> {
 /// Buffers lie side by side on pages of their own.
 fn buffer_of_odd_size(settings: &Settings) -> Option<String> {
     let size = settings.transport.buffer_size;
-    (size % 4096 != 0).then(|| {
+    (!size.is_multiple_of(4096)).then(|| {
         format!("expected transport.buffer_size in multiples of 4KiB, not {}", show_size(size))
     })
 }

@@ -389,8 +389,11 @@ pub fn keys_markdown() -> String {
     let mut table = String::from("| key | type | default | meaning |\n|---|---|---|---|\n");
     for key in KEYS {
         let (name, kind, meaning) = (key.name, key.kind.name(), key.meaning);
-        let default = (key.show)(&defaults);
-        writeln!(table, "| `{name}` | {kind} | `{default}` | {meaning} |")
+        let default = match (key.show)(&defaults) {
+            shown if shown.is_empty() => "none".into(),
+            shown => format!("`{shown}`"),
+        };
+        writeln!(table, "| `{name}` | {kind} | {default} | {meaning} |")
             .expect("writing to a String cannot fail");
     }
     table

@@ -146,8 +146,8 @@ pub enum PoolMode {
 pub struct Pool {
     /// Lease per transaction by default: what a pooler is for.
     pub mode: PoolMode,
-    /// Connections per server for the whole process. 64 keeps a server of 8 to 16 cores busy
-    /// and stays far below the 400 Bolt threads Neo4j 5.26 starts by default.
+    /// Connections per server for the whole process: 64, well below the 400 threads for Bolt
+    /// that a Neo4j server has by default, so that several proxies and direct clients fit.
     pub size: u32,
     /// How long a client may wait for a connection: 60 s, as in the official drivers.
     pub acquisition_timeout: Duration,

@@ -72,6 +72,8 @@ pub struct Legacy {
     pub variable: &'static str,
     /// The key it stands for.
     pub key: Option<&'static str>,
+    /// What the help calls its value.
+    pub value: &'static str,
     /// One line of help.
     pub help: &'static str,
 }
@@ -82,42 +84,49 @@ pub const LEGACY: [Legacy; 7] = [
         flag: "bind",
         variable: "BOLT_PROXY_BIND",
         key: Some("listen.bind"),
+        value: "ADDRESS",
         help: "Where clients are accepted, several separated by commas",
     },
     Legacy {
         flag: "uri",
         variable: "BOLT_PROXY_URI",
         key: Some("uplink.uri"),
+        value: "URI",
         help: "The servers, bolt:// or neo4j://",
     },
     Legacy {
         flag: "user",
         variable: "BOLT_PROXY_USER",
         key: Some("uplink.user"),
+        value: "USER",
         help: "The monitor's user",
     },
     Legacy {
         flag: "pass",
         variable: "BOLT_PROXY_PASSWORD",
         key: Some("uplink.password"),
+        value: "PASSWORD",
         help: "The monitor's password; seen by everybody on this machine, prefer the variable",
     },
     Legacy {
         flag: "cert",
         variable: "BOLT_PROXY_CERT",
         key: None,
+        value: "FILE",
         help: "The certificate for clients; refused, not there yet",
     },
     Legacy {
         flag: "key",
         variable: "BOLT_PROXY_KEY",
         key: None,
+        value: "FILE",
         help: "The certificate's key; refused, not there yet",
     },
     Legacy {
         flag: "debug",
         variable: "BOLT_PROXY_DEBUG",
         key: Some("log.debug"),
+        value: "true|false",
         help: "Log more",
     },
 ];
@@ -151,11 +160,7 @@ pub fn from_environment(environment: &dyn Environment, problems: &mut Problems) 
         let place = Place::Variable(name.into());
         match KEYS.iter().find(|key| key.variable() == name) {
             Some(key) => push_text(&mut assignments, problems, key, value.to_str(), place),
-            None => {
-                let tail = &name[VARIABLE_PREFIX.len()..];
-                let text = suggest::unknown_key(&tail.replace("__", ".").to_ascii_lowercase());
-                problems.add(place, text);
-            }
+            None => problems.add(place, suggest::unknown_variable(name)),
         }
     }
     assignments
