@@ -417,7 +417,8 @@ impl Pool {
 
     /// For the connection's way to another shard: fingerprint, birth and expiry.
     pub fn passport(&mut self, id: ServerId) -> Option<(Fingerprint, Duration, Duration)> {
-        let entry = self.entries.get(id.index as usize).filter(|entry| entry.serial == id.serial)?;
+        let entry =
+            self.entries.get(id.index as usize).filter(|entry| entry.serial == id.serial)?;
         let fingerprint = self.keys[entry.key as usize].identity.fingerprint;
         Some((fingerprint, entry.born, entry.expires))
     }

@@ -9,9 +9,7 @@ use crate::backend::identity::Identity;
 use crate::backend::planted::Bug;
 use crate::backend::{Discard, Refusal};
 use crate::relay::close::CloseReason;
-use crate::relay::session::{
-    Action, Context, Decision, Relay, Release, Reply, Request, Session,
-};
+use crate::relay::session::{Action, Context, Decision, Relay, Release, Reply, Request, Session};
 use crate::wire::chunk::{self, Kind, Scanner};
 use crate::wire::message::{FieldScan, IGNORED, tag};
 use bytes::Bytes;
@@ -265,12 +263,7 @@ impl Exchange {
         }
     }
 
-    fn decide(
-        &mut self,
-        request: Request<'_>,
-        cx: Context<'_>,
-        fx: &mut impl Effects,
-    ) -> Decision {
+    fn decide(&mut self, request: Request<'_>, cx: Context<'_>, fx: &mut impl Effects) -> Decision {
         loop {
             let decision = self.session.request(request, cx);
             if decision != Decision::Acquire {
@@ -325,8 +318,7 @@ impl Exchange {
 
     /// Decides on the oldest held request again; false if it has to stay.
     fn retry(&mut self, cx: Context<'_>, fx: &mut impl Effects) -> bool {
-        let (Some(head), Some(&length)) = (self.session.oldest_held(), self.lengths.front())
-        else {
+        let (Some(head), Some(&length)) = (self.session.oldest_held(), self.lengths.front()) else {
             return false;
         };
         let is_whole = self.lengths.len() > 1 || !matches!(self.fate, Fate::Hold);

@@ -6,5 +6,5 @@
 pub mod close;
 pub mod exchange;
 pub mod reply;
-pub mod session;
 pub mod routes;
+pub mod session;

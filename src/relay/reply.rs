@@ -11,9 +11,9 @@ use std::borrow::Cow;
 /// The FAILURE for a request of which nothing was sent, since no connection could be had.
 pub fn refused(refusal: &Refusal) -> Failure {
     match refusal {
-        Refusal::TimedOut => exhausted(
-            "no server connection became free within pool.acquisition_timeout".into(),
-        ),
+        Refusal::TimedOut => {
+            exhausted("no server connection became free within pool.acquisition_timeout".into())
+        }
         Refusal::Unreachable(text) => {
             exhausted(format!("the server cannot be reached ({text}); try again").into())
         }
@@ -54,9 +54,13 @@ pub fn too_many_clients() -> Failure {
 pub fn server_lost() -> Failure {
     Failure {
         code: "Neo.TransientError.Transaction.LeaderSwitch".into(),
-        message: "the connection to the server was lost and the transaction was rolled back; retry it".into(),
+        message:
+            "the connection to the server was lost and the transaction was rolled back; retry it"
+                .into(),
         gql_status: "51N34".into(),
-        description: describe("system configuration or operation exception - cluster connection lost"),
+        description: describe(
+            "system configuration or operation exception - cluster connection lost",
+        ),
         classification: "TRANSIENT_ERROR".into(),
         idempotent: false,
     }
@@ -86,9 +90,7 @@ pub fn timed_out(limit: &'static str) -> Failure {
         )
         .into(),
         gql_status: "25N14".into(),
-        description: describe(
-            "invalid transaction state - transaction termination client error",
-        ),
+        description: describe("invalid transaction state - transaction termination client error"),
         classification: "CLIENT_ERROR".into(),
         idempotent: false,
     }

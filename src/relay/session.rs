@@ -27,8 +27,8 @@ use crate::relay::routes::{RouteCache, RouteKey};
 use crate::wire::chunk::{Head, NOOP};
 use crate::wire::limits::LOGIN_BYTES_MAX;
 use crate::wire::message::{
-    Auth, Failure, Fields, Hello, HelloSuccess, IGNORED, LogonSuccess, Role, SUCCESS_EMPTY,
-    Route, is_request, parse_logon, read_fields, tag,
+    Auth, Failure, Fields, Hello, HelloSuccess, IGNORED, LogonSuccess, Role, Route, SUCCESS_EMPTY,
+    is_request, parse_logon, read_fields, tag,
 };
 use crate::wire::pipeline::{Asker, Due, Owed, Pipeline, Risk};
 use crate::wire::version::Version;

@@ -208,9 +208,10 @@ impl Pool {
             self.refuse(ticket, refusal.clone());
         }
         self.down = Some((text, until));
-        let is_alone = self.entries.iter().all(|(_, entry)| {
-            matches!(entry.state, State::Dialing(_) | State::Closing)
-        });
+        let is_alone = self
+            .entries
+            .iter()
+            .all(|(_, entry)| matches!(entry.state, State::Dialing(_) | State::Closing));
         if is_alone {
             let waiting: Vec<Ticket> = self.waiters.keys().copied().collect();
             waiting.into_iter().for_each(|ticket| self.refuse(ticket, refusal.clone()));
@@ -218,12 +219,7 @@ impl Pool {
     }
 
     /// The server answered a login with FAILURE.
-    pub(super) fn login_refused(
-        &mut self,
-        key: u32,
-        login: Option<Ticket>,
-        failure: Box<Failure>,
-    ) {
+    pub(super) fn login_refused(&mut self, key: u32, login: Option<Ticket>, failure: Box<Failure>) {
         if let Some(ticket) = login {
             self.refuse(ticket, Refusal::Server(failure.clone()));
         }

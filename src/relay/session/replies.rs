@@ -197,8 +197,8 @@ impl Session {
             return;
         }
         let is_open_write = matches!(self.work, Work::Auto(Risk::Committed));
-        let is_unknown = (self.owed.is_risky() || is_open_write)
-            && !self.planted.has(Bug::TransientCommit);
+        let is_unknown =
+            (self.owed.is_risky() || is_open_write) && !self.planted.has(Bug::TransientCommit);
         let is_over = matches!(self.work, Work::Finished | Work::Aborting { is_over: true, .. });
         let timed_out = self.next_failure.take();
         self.release(Release::Broken(why));
