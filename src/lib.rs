@@ -4,5 +4,6 @@ pub mod config;
 pub mod control;
 pub mod counters;
 pub mod relay;
+pub mod shard;
 pub mod transport;
 pub mod wire;

@@ -13,6 +13,8 @@ pub const LINK_SLOTS: usize = 16;
 pub enum Order {
     /// Where the server is and what is known of it. `known` is `None` while it has not been reached.
     Server(Arc<Snapshot>),
+    /// A permit of the server's limit, which the control core held for a probe, is the shard's now.
+    Permit,
     /// Send a `ShardCounters`.
     Report,
     /// Accept nobody more; finish what is open; then end.

@@ -7,4 +7,7 @@ pub mod close;
 pub mod exchange;
 pub mod reply;
 pub mod routes;
+pub mod serving;
 pub mod session;
+pub mod task;
+pub mod world;
