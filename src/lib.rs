@@ -1,3 +1,4 @@
 //! boltmux: a connection pooler and router for Neo4j's Bolt protocol.
+pub mod synthetic;
 pub mod transport;
 pub mod wire;
