@@ -18,7 +18,6 @@
 
 mod requests;
 
-use self::requests::is_request;
 use crate::synthetic::answers::{self, Welcome};
 use crate::synthetic::codec::{self, Frame, Malformed, Reader};
 use crate::synthetic::faults::Act;
@@ -28,6 +27,7 @@ use crate::synthetic::query::Misdeed;
 use crate::synthetic::transaction::{Produced, Transaction};
 use crate::synthetic::world::{World, count};
 use crate::wire::handshake::{self, Choice};
+use crate::wire::message::tag;
 use crate::wire::version::Version;
 use bytes::{Bytes, BytesMut};
 use std::time::Duration;
@@ -42,22 +42,6 @@ const LOGIN_MESSAGE_MAX: usize = 8 << 10;
 const LOGIN_WITHIN: Duration = Duration::from_secs(30);
 /// Capacity of a scratch buffer that is kept for the next message.
 const KEPT_MAX: usize = 64 << 10;
-
-pub(super) mod tag {
-    pub const HELLO: u8 = 0x01;
-    pub const GOODBYE: u8 = 0x02;
-    pub const RESET: u8 = 0x0F;
-    pub const RUN: u8 = 0x10;
-    pub const BEGIN: u8 = 0x11;
-    pub const COMMIT: u8 = 0x12;
-    pub const ROLLBACK: u8 = 0x13;
-    pub const DISCARD: u8 = 0x2F;
-    pub const PULL: u8 = 0x3F;
-    pub const TELEMETRY: u8 = 0x54;
-    pub const ROUTE: u8 = 0x66;
-    pub const LOGON: u8 = 0x6A;
-    pub const LOGOFF: u8 = 0x6B;
-}
 
 const INVALID: &str = "Neo.ClientError.Request.Invalid";
 const UNAUTHORIZED: &str = "Neo.ClientError.Security.Unauthorized";
@@ -383,7 +367,7 @@ impl Machine {
 
     fn request(&mut self, payload: &[u8], now: Duration, world: &mut World) {
         let &[marker, tag, ref fields @ ..] = payload else { return self.violate(world) };
-        if !is_request(self.version, marker, tag) {
+        if tag::request_fields(self.version, tag).map(|fields| 0xB0 | fields) != Some(marker) {
             return self.violate(world);
         }
         if tag == tag::GOODBYE {

@@ -4,20 +4,23 @@
 //! misbehaves on command. It keeps no data: a ledger says what was executed for whom.
 //!
 //! ```text
-//! server.rs     threads, sockets, start, stop and restart: the shell
-//! machine.rs    one connection: bytes and the time in, bytes out; pure
-//! transaction.rs  its results and how they end
-//! login.rs      handshake, HELLO, LOGON
-//! query.rs      what a query text asks for
-//! answers.rs    the messages it sends
-//! codec.rs      PackStream and chunks, independent of the proxy's
-//! faults.rs     misbehaviour by rule
-//! ledger.rs     what was executed, and how it ended
-//! world.rs      what the connections of one thread share
+//! server.rs       threads, start, stop and restart, one task per connection: the shell
+//! acceptor.rs     the thread that accepts
+//! machine.rs      one connection: bytes and the time in, bytes out; pure
+//! machine/requests.rs   what each legal request does
+//! transaction.rs  one transaction's results, and how they end
+//! login.rs        the maps in HELLO, LOGON, RUN, BEGIN, PULL and ROUTE
+//! query.rs        what a query text asks for
+//! answers.rs      the messages it sends
+//! codec.rs        PackStream and chunks, independent of the proxy's
+//! faults.rs       misbehaviour by rule
+//! ledger.rs       what was executed, and how it ended
+//! world.rs        what the connections of one thread share
 //! ```
 //!
 //! It is never in the way of a relayed byte, and nothing above it in the layers uses it.
 
+mod acceptor;
 mod answers;
 mod codec;
 pub mod faults;
@@ -71,6 +74,13 @@ pub struct Options {
     pub faults: Faults,
 }
 
+/// What Neo4j 5.26 speaks.
+const VERSIONS: &[Version] = {
+    // 5.26 has all of 4.x and 5.x, neither 3 nor 6.
+    let (_, from_4_0) = Version::ALL.split_at(1);
+    from_4_0.split_at(from_4_0.len() - 2).0
+};
+
 /// A routing table: the addresses of each role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -85,7 +95,7 @@ impl Default for Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             threads: 1,
             cpus: None,
-            versions: Version::ALL.to_vec(),
+            versions: VERSIONS.to_vec(),
             manifest: true,
             users: vec![("neo4j".into(), "test-password".into())],
             agent: "Neo4j/5.26.0".into(),

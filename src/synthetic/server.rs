@@ -5,6 +5,7 @@
 //! Accepted sockets reset when they are dropped, so that "killed" looks like it; an orderly end is
 //! made by `Conn::close`.
 
+use crate::synthetic::acceptor::{Acceptor, Passage};
 use crate::synthetic::ledger::{Entry, Ledger};
 use crate::synthetic::machine::{Ending, Machine};
 use crate::synthetic::world::{Counts, Shared, Stats, World, lock};
@@ -14,18 +15,16 @@ use crate::transport::conn::Conn;
 use crate::transport::driver::{self, Driver, DriverHandle, Sleep};
 use crate::transport::{Side, listener, runtime};
 use slab::Slab;
-use socket2::SockRef;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::thread;
 use std::time::Duration;
 
 /// How long the last bytes before a reset may take to reach the kernel.
@@ -139,7 +138,7 @@ impl Server {
     /// While paused, connections are made by the kernel and nothing is answered on them.
     pub fn pause_accept(&self, paused: bool) {
         if let Some(acceptor) = &*lock(&self.acceptor) {
-            acceptor.gate.set(if paused { Passage::Paused } else { Passage::Open });
+            acceptor.set(if paused { Passage::Paused } else { Passage::Open });
         }
     }
 
@@ -159,12 +158,25 @@ impl Server {
         self.accept_on(bind(self.address)?)
     }
 
+    /// Deals accepted sockets out to the threads in turn.
     fn accept_on(&self, listener: TcpListener) -> Result<(), String> {
+        let (shared, connections) = (self.shared.clone(), self.connections.clone());
         let threads =
             self.threads.iter().map(|thread| (thread.orders.clone(), thread.bell.clone()));
-        let (shared, connections) = (self.shared.clone(), self.connections.clone());
-        let acceptor = Acceptor::start(listener, threads.collect(), shared, connections)?;
-        *lock(&self.acceptor) = Some(acceptor);
+        let threads: Vec<_> = threads.collect();
+        let deal = move |socket| {
+            if shared.options().faults.refuses_connections {
+                return true;
+            }
+            let id = connections.total.fetch_add(1, Relaxed) + 1;
+            let open = connections.open.fetch_add(1, Relaxed) + 1;
+            connections.open_max.fetch_max(open, Relaxed);
+            let (orders, bell) = &threads[id as usize % threads.len()];
+            let is_taken = orders.send(Order::Serve(socket, id)).is_ok();
+            bell.ring();
+            is_taken
+        };
+        *lock(&self.acceptor) = Some(Acceptor::start(listener, deal)?);
         Ok(())
     }
 }
@@ -193,94 +205,6 @@ impl Thread {
 fn bind(address: SocketAddr) -> Result<TcpListener, String> {
     let mut listeners = listener::bind(address, 1)?;
     listeners.pop().ok_or_else(|| format!("expected one listener on {address}, got none"))
-}
-
-/// The thread that accepts. It blocks in `accept`; shutting the listener down ends that.
-struct Acceptor {
-    listener: Arc<TcpListener>,
-    gate: Arc<Gate>,
-    join: thread::JoinHandle<()>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Passage {
-    Open,
-    Paused,
-    Ended,
-}
-
-struct Gate {
-    passage: Mutex<Passage>,
-    changed: Condvar,
-}
-
-impl Gate {
-    fn set(&self, passage: Passage) {
-        *lock(&self.passage) = passage;
-        self.changed.notify_all();
-    }
-
-    /// Waits out a pause; false at the end.
-    fn pass(&self) -> bool {
-        let is_paused = |passage: &mut Passage| *passage == Passage::Paused;
-        let passage = self.changed.wait_while(lock(&self.passage), is_paused);
-        *passage.unwrap_or_else(PoisonError::into_inner) == Passage::Open
-    }
-}
-
-impl Acceptor {
-    fn start(
-        listener: TcpListener,
-        threads: Vec<(Sender<Order>, DriverHandle)>,
-        shared: Arc<Shared>,
-        connections: Arc<Connections>,
-    ) -> Result<Acceptor, String> {
-        let listener = Arc::new(listener);
-        let gate = Arc::new(Gate { passage: Mutex::new(Passage::Open), changed: Condvar::new() });
-        let (socket, passage) = (listener.clone(), gate.clone());
-        let body = move || accept_all(&socket, &passage, &threads, &shared, &connections);
-        let join = thread::Builder::new().name("bolt-accept".into()).spawn(body);
-        let join = join.map_err(|error| format!("expected a thread for accepting: {error}"))?;
-        Ok(Acceptor { listener, gate, join })
-    }
-
-    fn end(self) {
-        self.gate.set(Passage::Ended);
-        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
-        let _ = self.join.join();
-    }
-}
-
-fn accept_all(
-    listener: &TcpListener,
-    gate: &Gate,
-    threads: &[(Sender<Order>, DriverHandle)],
-    shared: &Shared,
-    connections: &Connections,
-) {
-    loop {
-        let accepted = listener.accept();
-        if !gate.pass() {
-            return;
-        }
-        // Errors are those of connections that ended while they waited, or a want of descriptors.
-        let Ok((stream, _)) = accepted else {
-            thread::yield_now();
-            continue;
-        };
-        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        if shared.options().faults.refuses_connections {
-            continue;
-        }
-        let id = connections.total.fetch_add(1, Relaxed) + 1;
-        let open = connections.open.fetch_add(1, Relaxed) + 1;
-        connections.open_max.fetch_max(open, Relaxed);
-        let (orders, bell) = &threads[id as usize % threads.len()];
-        if orders.send(Order::Serve(stream.into(), id)).is_err() {
-            return;
-        }
-        bell.ring();
-    }
 }
 
 fn start_thread(
@@ -374,6 +298,7 @@ enum Event {
 /// One connection's life.
 async fn serve(local: Rc<Local>, conn: Conn, id: u64) {
     let slot = local.wakers.borrow_mut().insert(None);
+    local.world.borrow_mut().refresh();
     let machine = Machine::new(id, local.driver.now(), &local.world.borrow());
     let mut connection = Connection { local, conn, slot, machine, sleep: None };
     let is_orderly = connection.run().await;
@@ -442,7 +367,7 @@ impl Connection {
 
     /// Queues the machine's output, until nothing is left or the queue is full, which it returns.
     fn send_output(&mut self) -> bool {
-        let limit = self.local.driver.options.queue_bytes_max;
+        let limit = self.local.driver.options().queue_bytes_max;
         loop {
             let bytes = self.machine.take_output(&self.local.world.borrow());
             let Some(bytes) = bytes else { return false };

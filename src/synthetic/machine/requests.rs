@@ -464,20 +464,3 @@ fn run_fields(mut fields: Reader<'_>) -> Result<(&str, &[u8], Reader<'_>), Malfo
     }
     Ok((text, fields.value()?, fields))
 }
-
-/// Whether a struct of this marker is a request of the version.
-pub(super) fn is_request(version: Version, marker: u8, tag: u8) -> bool {
-    let (fields, is_there) = match tag {
-        tag::HELLO => (1, true),
-        tag::LOGON => (1, version.has_logon()),
-        tag::LOGOFF => (0, version.has_logon()),
-        tag::GOODBYE | tag::RESET | tag::COMMIT | tag::ROLLBACK => (0, true),
-        tag::RUN => (3, true),
-        tag::BEGIN => (1, true),
-        tag::PULL | tag::DISCARD => (u8::from(version.has_database()), true),
-        tag::ROUTE => (3, version.has_route()),
-        tag::TELEMETRY => (1, version.has_telemetry()),
-        _ => return false,
-    };
-    is_there && marker == 0xB0 | fields
-}
