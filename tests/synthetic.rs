@@ -662,6 +662,7 @@ fn queries_silence_connections() {
     let server = start(Options::default());
     for (query, tags) in [
         ("STALL RETURN 1", &[][..]),
+        ("FREEZE AT PULL RETURN 1", &[tag::SUCCESS]),
         ("STALL AT PULL RETURN 1", &[tag::SUCCESS]),
         ("COMMIT SILENT RETURN 1", &[tag::SUCCESS, tag::RECORD]),
         ("HALF ROWS 1 100", &[tag::SUCCESS]),
@@ -676,7 +677,7 @@ fn queries_silence_connections() {
         client.expect_silence();
     }
     let ledger = server.ledger();
-    assert_eq!(ledger[2].outcome, Outcome::Committed, "{:?}", ledger[2]);
+    assert_eq!(ledger[3].outcome, Outcome::Committed, "{:?}", ledger[3]);
 
     let mut client = Client::login(&server, V5_4);
     client.send(&encode_begin(EMPTY));

@@ -34,6 +34,8 @@ use std::time::Duration;
 
 /// Output that waits before more is made: what one connection may queue in the transport.
 pub const OUTPUT_MAX: usize = 64 << 10;
+/// First capacity of the output: the answers to a short query and some.
+const OUTPUT_START: usize = 512;
 /// The longest message: a bound for tests; Neo4j has none but its memory.
 const MESSAGE_MAX: usize = 64 << 20;
 /// Bytes of a message before login (Neo4j 5.26: 8 KiB).
@@ -104,6 +106,7 @@ pub struct Machine {
     /// Output bytes until the connection ends so.
     cut: Option<(u64, Ending)>,
     is_mute: bool,
+    is_frozen: bool,
     ending: Option<Ending>,
     random: u64,
 }
@@ -126,11 +129,12 @@ impl Machine {
             input: Vec::new(),
             scanned: 0,
             joined: Vec::new(),
-            out: BytesMut::new(),
+            out: BytesMut::with_capacity(OUTPUT_START),
             answer_start: 0,
             misdeed: None,
             cut: faults.die_at_byte.map(|bytes| (bytes, Ending::Reset)),
             is_mute: false,
+            is_frozen: false,
             ending: None,
             random: (faults.seed ^ id.wrapping_mul(0x9E37_79B9_7F4A_7C15)) | 1,
         }
@@ -198,7 +202,7 @@ impl Machine {
 
     /// Whether more input may come: a client that pipelines without end is not read further.
     pub fn wants_input(&self) -> bool {
-        !self.is_blocked() || self.input.len() < OUTPUT_MAX
+        !self.is_frozen && (!self.is_blocked() || self.input.len() < OUTPUT_MAX)
     }
 
     /// When `advance` is due, if nothing comes before.
@@ -425,5 +429,180 @@ impl Machine {
             }
             _ => self.refuse(world),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::ledger::Ledger;
+    use crate::synthetic::world::{Counts, Shared};
+    use crate::synthetic::{Faults, Options};
+    use crate::wire::message::{
+        COMMIT, RESET, encode_begin, encode_logon, encode_pull, encode_run, tag as tags,
+    };
+    use crate::wire::packstream::Writer;
+    use std::sync::{Arc, Mutex};
+
+    const EMPTY: &[u8] = &[0xA0];
+    const START: Duration = Duration::from_secs(1);
+    const V5_1: Version = Version::new(5, 1);
+
+    fn world(faults: Faults) -> World {
+        let options = Options { faults, ..Options::default() };
+        let (counts, ledger) = (Arc::default(), Mutex::new(Ledger::new(100)));
+        let _: &Arc<Counts> = &counts;
+        World::new(Arc::new(Shared::new(options)), counts, ledger.into(), "a:1".into(), 0)
+    }
+
+    fn hello() -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.struct_header(1, tags::HELLO).map_header(1).string("user_agent").string("t/1");
+        writer.into_message()
+    }
+
+    fn login() -> Vec<u8> {
+        let auth = crate::wire::message::Auth::from_parts("basic", "neo4j", "test-password");
+        [&handshake::propose_exact(V5_1)[..], &hello(), &encode_logon(&auth)].concat()
+    }
+
+    fn ready(world: &mut World) -> Machine {
+        let mut machine = Machine::new(1, START, world);
+        machine.receive(&login(), START, world);
+        let answer = output(&mut machine, world);
+        assert!(answer.ends_with(&[0, 3, 0xB1, tags::SUCCESS, 0xA0, 0, 0]), "{answer:02x?}");
+        machine
+    }
+
+    fn output(machine: &mut Machine, world: &mut World) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while let Some(output) = machine.take_output(world) {
+            bytes.extend_from_slice(&output);
+            machine.advance(START, world);
+        }
+        bytes
+    }
+
+    /// The tags of whole messages in one chunk each.
+    fn tags_of(mut bytes: &[u8]) -> Vec<u8> {
+        let mut tags = Vec::new();
+        while let Frame::Single { length } = codec::frame(bytes) {
+            tags.push(bytes[3]);
+            bytes = &bytes[length + 4..];
+        }
+        assert!(bytes.is_empty(), "{bytes:02x?}");
+        tags
+    }
+
+    fn query(text: &str) -> Vec<u8> {
+        [encode_run(text, EMPTY, EMPTY), encode_pull(V5_1, -1)].concat()
+    }
+
+    #[test]
+    fn every_split_gives_the_same_answers() {
+        let long = "x".repeat(70_000);
+        let conversation = [
+            login(),
+            vec![0, 0],
+            query("RETURN 1"),
+            encode_begin(EMPTY),
+            query("ROWS 3 5"),
+            query(&long),
+            COMMIT.to_vec(),
+            query("FAIL AT PULL A.ClientError.B.C"),
+            query("RETURN 1"),
+        ]
+        .concat();
+        let mut whole = Vec::new();
+        for piece in [conversation.len(), 1, 2, 3, 7, 4096] {
+            let mut world = world(Faults::default());
+            let mut machine = Machine::new(1, START, &world);
+            let mut seen = Vec::new();
+            for bytes in conversation.chunks(piece) {
+                machine.receive(bytes, START, &mut world);
+                seen.extend(output(&mut machine, &mut world));
+            }
+            if whole.is_empty() {
+                whole = seen.clone();
+                let ends = [tags::SUCCESS, tags::FAILURE, tags::IGNORED, tags::IGNORED];
+                assert!(tags_of(&seen[4..]).ends_with(&ends), "{:02x?}", tags_of(&seen[4..]));
+            }
+            assert!(seen == whole, "in pieces of {piece}");
+            assert_eq!(machine.ending(), None);
+        }
+    }
+
+    #[test]
+    fn whatever_comes_there_is_no_panic() {
+        let mut random = 1u64;
+        let mut next = || {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            random
+        };
+        let good = [query("RETURN $x"), encode_begin(EMPTY), COMMIT.to_vec(), RESET.to_vec()];
+        let good = [good.concat(), query("ROWS 9 9"), query("HALF RETURN 1")].concat();
+        for _ in 0..2000 {
+            let mut world = world(Faults::default());
+            let mut machine = ready(&mut world);
+            let mut bytes = good.clone();
+            for _ in 0..1 + next() % 4 {
+                let position = next() as usize % bytes.len();
+                bytes[position] = next() as u8;
+            }
+            machine.receive(&bytes, START, &mut world);
+            output(&mut machine, &mut world);
+            machine.abandon(&world);
+        }
+    }
+
+    #[test]
+    fn a_reset_acts_when_it_arrives() {
+        let mut world = world(Faults::default());
+        let mut machine = ready(&mut world);
+        machine.receive(
+            &[query("SLEEP 50 RETURN 1"), query("RETURN 1")].concat(),
+            START,
+            &mut world,
+        );
+        assert!(output(&mut machine, &mut world).is_empty());
+        assert_eq!(machine.wake_at(), Some(START + Duration::from_millis(50)));
+        machine.receive(RESET, START, &mut world);
+        let seen = tags_of(&output(&mut machine, &mut world));
+        let ignored = tags::IGNORED;
+        assert_eq!(seen, [tags::FAILURE, ignored, ignored, ignored, tags::SUCCESS]);
+        machine.receive(&[RESET, &query("RETURN 1")].concat(), START, &mut world);
+        let seen = tags_of(&output(&mut machine, &mut world));
+        assert_eq!(seen, [tags::SUCCESS, tags::SUCCESS, tags::RECORD, tags::SUCCESS]);
+    }
+
+    #[test]
+    fn the_race_of_begin_and_reset_can_be_lost() {
+        for loses_reset_race in [false, true] {
+            let mut world = world(Faults { loses_reset_race, ..Faults::default() });
+            let mut machine = ready(&mut world);
+            machine.receive(&[&*encode_begin(EMPTY), RESET].concat(), START, &mut world);
+            let seen = tags_of(&output(&mut machine, &mut world));
+            match loses_reset_race {
+                true => assert_eq!(seen, [tags::FAILURE]),
+                false => assert_eq!(seen, [tags::IGNORED, tags::SUCCESS]),
+            }
+            assert_eq!(machine.ending().is_some(), loses_reset_race);
+        }
+    }
+
+    #[test]
+    fn a_login_has_its_time_and_its_size() {
+        let mut world = world(Faults::default());
+        let mut machine = Machine::new(1, START, &world);
+        assert_eq!(machine.wake_at(), Some(START + LOGIN_WITHIN));
+        machine.advance(START + LOGIN_WITHIN, &mut world);
+        assert_eq!(machine.ending(), Some(Ending::Close));
+
+        let mut machine = Machine::new(1, START, &world);
+        machine.receive(&handshake::propose_exact(V5_1), START, &mut world);
+        machine.receive(&[0xFF; LOGIN_MESSAGE_MAX + 1], START, &mut world);
+        assert_eq!(machine.ending(), Some(Ending::Close));
     }
 }

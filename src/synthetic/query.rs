@@ -16,6 +16,7 @@
 //! DIE [AT moment] [AT BYTE n] reset after n bytes of the answer
 //! CLOSE [AT moment] [AT BYTE n]   the same with an orderly end
 //! STALL [AT moment]           nothing is sent any more, whatever comes
+//! FREEZE [AT moment]          as STALL, and nothing is read any more
 //! HALF [CLOSE] [AT moment]    half of the answer, then nothing or an orderly end
 //! GARBAGE [AT moment]         a message no version knows instead of the answer
 //! RESERVED [AT moment]        a record with a marker PackStream reserves instead of the answer
@@ -46,6 +47,8 @@ pub enum Misdeed {
     Close { after_bytes: u64 },
     /// The request is carried out; nothing is sent any more.
     Stall,
+    /// As `Stall`, and nothing is read any more either.
+    Freeze,
     /// Half of the answer, then nothing, or an orderly end.
     Half { close: bool },
     /// A message with a tag no version knows, in place of the answer.
@@ -129,6 +132,7 @@ impl<'a> Words<'a> {
             "CLOSE" if self.takes("AFTER") => Some((Moment::Pull, Misdeed::CloseAfter)),
             "CLOSE" => Some(self.ending(|after_bytes| Misdeed::Close { after_bytes })),
             "STALL" => Some((Moment::Run, Misdeed::Stall)),
+            "FREEZE" => Some((Moment::Run, Misdeed::Freeze)),
             "HALF" => Some((Moment::Pull, Misdeed::Half { close: self.takes("CLOSE") })),
             "GARBAGE" => Some((Moment::Pull, Misdeed::Garbage)),
             "RESERVED" => Some((Moment::Pull, Misdeed::ReservedMarker)),

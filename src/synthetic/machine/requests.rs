@@ -94,10 +94,9 @@ impl Machine {
             let roles = ["WRITE", "READ", "ROUTE"].map(|role| (role, &address[..]));
             return answers::table(&mut self.out, self.version, database, roles);
         };
-        let names = |list: &'_ [String]| list.iter().map(String::clone).collect::<Vec<_>>();
-        let lists = [names(&table.writers), names(&table.readers), names(&table.routers)];
-        let borrowed = lists.each_ref().map(|list| list.iter().map(|s| &**s).collect::<Vec<_>>());
-        let [writers, readers, routers] = &borrowed;
+        let lists = [&table.writers, &table.readers, &table.routers];
+        let [writers, readers, routers] =
+            &lists.map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
         let roles = [("WRITE", &writers[..]), ("READ", readers), ("ROUTE", routers)];
         answers::table(&mut self.out, self.version, database, roles);
     }
@@ -110,14 +109,14 @@ impl Machine {
         if self.open(extra, world) {
             self.phase = Phase::InTransaction;
             let database = self.resolved_database(world);
-            answers::begun(&mut self.out, database.as_deref());
+            answers::begun(&mut self.out, database);
         }
     }
 
     /// The home database, where the version says it and the client did not.
-    fn resolved_database(&self, world: &World) -> Option<String> {
+    fn resolved_database<'a>(&self, world: &'a World) -> Option<&'a str> {
         let is_told = self.version.has_resolved_database() && !self.transaction.has_database;
-        is_told.then(|| world.options.home_database.clone())
+        is_told.then_some(&*world.options.home_database)
     }
 
     /// Opens a transaction; false if that was answered by a failure.
@@ -245,7 +244,7 @@ impl Machine {
         let is_auto = self.phase == Phase::AutoCommit;
         let qid = (!is_auto && self.version.has_database()).then_some(qid);
         let database = if is_auto { self.resolved_database(world) } else { None };
-        answers::run(&mut self.out, fields, qid, database.as_deref());
+        answers::run(&mut self.out, fields, qid, database);
         Ok(())
     }
 
@@ -415,9 +414,10 @@ impl Machine {
             Misdeed::Close { after_bytes } => {
                 self.cut = Some((after_bytes.saturating_add(start as u64), Ending::Close));
             }
-            Misdeed::Stall => {
+            Misdeed::Stall | Misdeed::Freeze => {
                 self.out.truncate(start);
                 self.is_mute = true;
+                self.is_frozen = misdeed == Misdeed::Freeze;
             }
             Misdeed::Half { close } => {
                 self.out.truncate(start + (self.out.len() - start) / 2);
