@@ -19,6 +19,10 @@
 //! ```
 //!
 //! It is never in the way of a relayed byte, and nothing above it in the layers uses it.
+#![allow(
+    clippy::disallowed_types,
+    reason = "the test server's ledger and options are shared by threads; the proxy is not"
+)]
 
 mod acceptor;
 mod answers;
