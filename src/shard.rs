@@ -33,7 +33,8 @@ pub struct Parts {
     pub shard: usize,
     pub shards: usize,
     pub settings: Arc<Settings>,
-    pub listener: TcpListener,
+    /// One per address.
+    pub listeners: Vec<TcpListener>,
     pub permits: Arc<Permits>,
     pub clients: Arc<AtomicU32>,
     pub clients_max: u32,
@@ -67,8 +68,10 @@ pub async fn run(parts: Parts) {
     });
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
-    driver.listen(parts.listener);
-    driver.spawn(task::accept(world.clone()));
+    for listener in parts.listeners {
+        let number = driver.listen(listener);
+        driver.spawn(task::accept(world.clone(), number));
+    }
     let mut seen = 0;
     loop {
         world.backend.hear_peers();

@@ -23,9 +23,9 @@ use std::task::Poll;
 const FIRST_BYTES_MAX: usize = 10 << 10;
 
 /// Accepts for as long as the shard lives; every client gets a task.
-pub async fn accept(world: Rc<World>) {
+pub async fn accept(world: Rc<World>, listener: u32) {
     loop {
-        let conn = world.driver.accept().await;
+        let conn = world.driver.accept_on(listener).await;
         let task = client(world.clone(), conn);
         world.driver.spawn(task);
     }
