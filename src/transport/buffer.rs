@@ -6,8 +6,11 @@
 //! The kernel takes buffers first in, first out: with all of them in the ring even a ping-pong touches every
 //! one in turn, and finds none in the cache. So the ring is kept shallow and the reserve is a stack.
 
+use crate::transport::heap::{HeapBudget, Held};
+use bytes::Bytes;
 use io_uring::types::BufRingEntry;
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -206,7 +209,8 @@ fn map_pages(length: usize) -> io::Result<NonNull<u8>> {
     }
 }
 
-/// A run of received bytes. Reading is free; dropping the last chunk of a buffer returns the buffer.
+/// A run of bytes, usually received. Reading is free; dropping the last chunk of a buffer returns
+/// the buffer.
 pub struct Chunk {
     backing: Backing,
     start: u32,
@@ -216,40 +220,46 @@ pub struct Chunk {
 enum Backing {
     Ring { pool: Rc<Pool>, id: u16 },
     Heap(Rc<HeapBytes>),
+    Own(Bytes),
+    Static(&'static [u8]),
+}
+
+/// Bytes copied out of ring buffers, and their share of the shard's budget.
+struct HeapBytes {
+    bytes: Vec<u8>,
+    _held: Held,
 }
 
 impl Chunk {
-    /// Copies `chunks` into one heap chunk, if `budget` allows it.
+    /// Bytes that live as long as the program: fixed answers, for instance a no-op chunk.
+    pub fn from_static(bytes: &'static [u8]) -> Chunk {
+        Chunk { start: 0, end: length_of(bytes), backing: Backing::Static(bytes) }
+    }
+
+    /// Copies `chunks`, `length` bytes together, into one heap chunk, if `budget` allows it.
     pub fn copied(
         chunks: &mut dyn Iterator<Item = Chunk>,
         length: usize,
         budget: &Rc<HeapBudget>,
     ) -> Option<Chunk> {
-        let held = budget.held.get() + length;
-        if held > budget.limit {
-            return None;
-        }
-        budget.held.set(held);
+        let held = budget.try_hold(length)?;
         let mut bytes = Vec::with_capacity(length);
         chunks.for_each(|chunk| bytes.extend_from_slice(&chunk));
         debug_assert_eq!(bytes.len(), length);
-        let end = bytes.len() as u32;
-        Some(Chunk {
-            backing: Backing::Heap(Rc::new(HeapBytes { bytes, budget: budget.clone() })),
-            start: 0,
-            end,
-        })
+        let end = length_of(&bytes);
+        let backing = Backing::Heap(Rc::new(HeapBytes { bytes, _held: held }));
+        Some(Chunk { backing, start: 0, end })
     }
 
     /// Drops the first `count` bytes.
     pub fn advance(&mut self, count: usize) {
-        assert!(count <= self.len());
+        assert!(count <= self.len(), "a chunk of {} bytes has no {count} to drop", self.len());
         self.start += count as u32;
     }
 
     /// The first `count` bytes as a chunk of their own; the buffer is shared, not copied.
     pub fn split_to(&mut self, count: usize) -> Chunk {
-        assert!(count <= self.len());
+        assert!(count <= self.len(), "a chunk of {} bytes has no {count} to split", self.len());
         let backing = match &self.backing {
             Backing::Ring { pool, id } => {
                 let holders = &pool.holders[usize::from(*id)];
@@ -257,14 +267,24 @@ impl Chunk {
                 Backing::Ring { pool: pool.clone(), id: *id }
             }
             Backing::Heap(bytes) => Backing::Heap(bytes.clone()),
+            Backing::Own(bytes) => Backing::Own(bytes.clone()),
+            Backing::Static(bytes) => Backing::Static(bytes),
         };
         let front = Chunk { backing, start: self.start, end: self.start + count as u32 };
         self.advance(count);
         front
     }
 
+    /// Whether it keeps a buffer from its ring.
     pub fn is_on_ring(&self) -> bool {
         matches!(self.backing, Backing::Ring { .. })
+    }
+}
+
+/// For messages that the proxy makes itself.
+impl From<Bytes> for Chunk {
+    fn from(bytes: Bytes) -> Chunk {
+        Chunk { start: 0, end: length_of(&bytes), backing: Backing::Own(bytes) }
     }
 }
 
@@ -275,12 +295,21 @@ impl Deref for Chunk {
         let (start, end) = (self.start as usize, self.end as usize);
         match &self.backing {
             // SAFETY: while a chunk holds the buffer the kernel does not have it; `start <= end <=
-            // buffer_size` since `lend`; the pool outlives the borrow.
+            // buffer_bytes` since `lend`; the pool outlives the borrow.
             Backing::Ring { pool, id } => unsafe {
                 std::slice::from_raw_parts(pool.buffer(*id).add(start), end - start)
             },
-            Backing::Heap(bytes) => &bytes.bytes[start..end],
+            Backing::Heap(heap) => &heap.bytes[start..end],
+            Backing::Own(bytes) => &bytes[start..end],
+            Backing::Static(bytes) => &bytes[start..end],
         }
+    }
+}
+
+impl fmt::Debug for Chunk {
+    /// The contents may be somebody's data: only their length.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Chunk({} bytes)", self.len())
     }
 }
 
@@ -292,19 +321,7 @@ impl Drop for Chunk {
     }
 }
 
-struct HeapBytes {
-    bytes: Vec<u8>,
-    budget: Rc<HeapBudget>,
-}
-
-impl Drop for HeapBytes {
-    fn drop(&mut self) {
-        self.budget.held.set(self.budget.held.get() - self.bytes.len());
-    }
-}
-
-/// How many copied bytes one shard may hold.
-pub struct HeapBudget {
-    pub limit: usize,
-    pub held: Cell<usize>,
+/// Offsets are 32 bits wide: chunks are moved around a lot.
+fn length_of(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("queues and messages are bounded far below 4 GiB")
 }

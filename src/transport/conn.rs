@@ -3,16 +3,16 @@
 //! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is sent.
 
 use crate::transport::buffer::Chunk;
-use crate::transport::ring;
 use crate::transport::driver::{Driver, store};
+use crate::transport::ring;
 use crate::transport::socket::{Key, Life, Receiving, Side, Socket};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// How long a closing connection may take to send its last bytes and to see the peer's end-of-file.
@@ -73,6 +73,51 @@ impl Conn {
             }
             ((), socket.in_flight == 0)
         });
+    }
+
+    /// Bytes queued that the kernel has not taken yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.with(|socket| (socket.queued_bytes, false))
+    }
+
+    /// Whether the kernel has taken everything queued.
+    pub fn is_flushed(&self) -> bool {
+        self.with(|socket| (socket.queue.is_empty(), false))
+    }
+
+    /// Whether nothing is known of the peer that an idle connection would not show: no byte, no
+    /// end, no hang-up, no failed send. It looks at what the pump has read; see `Driver::catch_up`.
+    pub fn is_quiet(&self) -> bool {
+        self.with(|socket| {
+            let is_silent = socket.received.is_empty() && socket.end.is_none();
+            (is_silent && socket.hangup == 0 && socket.send_error.is_none(), false)
+        })
+    }
+
+    /// Arms the receive and keeps `waker` for whatever comes, without taking anything. What came
+    /// already wakes at once.
+    pub fn watch(&self, waker: &Waker) {
+        let is_quiet = self.is_quiet();
+        self.with(|socket| {
+            socket.reader = Some(waker.clone());
+            let arm = is_quiet && socket.receiving == Receiving::Off;
+            socket.wants_bytes |= arm;
+            ((), arm)
+        });
+        if !is_quiet {
+            self.driver.note_wake();
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Who is at the other end; a system call, so for logs and checks at the start.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        self.with(|socket| (address_of(socket2::SockRef::from(&socket.fd).peer_addr()), false))
+    }
+
+    /// The address the peer reached us at; a system call.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.with(|socket| (address_of(socket2::SockRef::from(&socket.fd).local_addr()), false))
     }
 
     /// Ready while less than the limit is queued. While it is not, look at the source with `poll_dead` only.
@@ -231,4 +276,8 @@ impl Drop for Conn {
         self.driver.state.borrow_mut().abandon(self.key);
         self.driver.kick();
     }
+}
+
+fn address_of(address: io::Result<socket2::SockAddr>) -> io::Result<SocketAddr> {
+    address?.as_socket().ok_or_else(|| io::Error::other("expected an IP socket"))
 }

@@ -6,6 +6,8 @@
 
 use crate::transport::buffer::Pool;
 use crate::transport::conn::Conn;
+use crate::transport::heap::HeapBudget;
+use crate::transport::listener;
 use crate::transport::ring::{self, Receive, Ring};
 use crate::transport::socket::{Key, Life, Operation, Side, Socket, user_data};
 use crate::transport::state::{Listening, MESSENGER, NOBODY, State, Timer, millis};
@@ -169,7 +171,7 @@ impl Driver {
         let address = Box::new(socket2::SockAddr::from(address));
         // Not O_NONBLOCK: such a socket makes the ring answer EAGAIN instead of waiting.
         let fd = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
-        fd.set_tcp_nodelay(true)?;
+        listener::set_options(&fd)?;
         let conn = Conn::new(self.clone(), self.begin_connect(fd.into(), address));
         self.kick();
         conn.connected().await.map(|()| conn)
@@ -242,6 +244,26 @@ impl Driver {
         .await
     }
 
+    /// The time of this shard's deadlines: monotonic, since some fixed moment.
+    pub fn now(&self) -> Duration {
+        ring::monotonic()
+    }
+
+    /// The budget of this shard for bytes held outside the ring's buffers.
+    pub fn heap(&self) -> Rc<HeapBudget> {
+        self.state.borrow().heap.clone()
+    }
+
+    /// Reads the completions that the kernel has ready, without waiting: to be called before an idle
+    /// connection is used again, so that `Conn::is_quiet` speaks of now. Costs a system call only if
+    /// the kernel says that there is work.
+    pub fn catch_up(&self) {
+        let caught = self.state.borrow_mut().catch_up();
+        if caught {
+            self.kick();
+        }
+    }
+
     pub fn counters(&self) -> Counters {
         self.state.borrow_mut().count()
     }
@@ -309,8 +331,9 @@ impl Doorbell {
 }
 
 async fn answer_doorbell(driver: Rc<Driver>) {
-    let file =
-        ring::glommio_file(driver.doorbell.bell.try_clone().expect("a descriptor for the doorbell"));
+    let file = ring::glommio_file(
+        driver.doorbell.bell.try_clone().expect("a descriptor for the doorbell"),
+    );
     loop {
         // A read of eight bytes at offset 0 is the only public way to wait for a descriptor in glommio.
         file.read_at(0, size_of::<u64>()).await.expect("an eventfd can be read");

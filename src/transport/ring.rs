@@ -102,6 +102,7 @@ impl Ring {
                 .setup_single_issuer()
                 .setup_defer_taskrun()
                 .setup_coop_taskrun()
+                .setup_taskrun_flag()
                 .setup_submit_all();
             if no_sqarray {
                 builder.setup_no_sqarray();
@@ -190,6 +191,11 @@ impl Ring {
 
     pub fn queued(&mut self) -> usize {
         self.io.submission().len()
+    }
+
+    /// Whether an enter now would find completions, or deferred work that makes some.
+    pub fn has_work(&mut self) -> bool {
+        !self.io.completion().is_empty() || self.io.submission().taskrun()
     }
 
     /// Takes all completions that are there; give the vector back with `recycle`.
@@ -387,6 +393,22 @@ fn explain(error: &io::Error) -> String {
         _ => "see io_uring_setup(2)",
     };
     format!("io_uring refused: {error}; {cure}")
+}
+
+/// Raises the soft limit of open files to the hard one; returns the limit that holds now. Every
+/// client is a descriptor, and the usual soft limit is 1024.
+pub fn raise_open_files_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is a valid place to write to.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is a valid value to read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(limit.rlim_cur)
 }
 
 /// A blocking eventfd: `read_mail` and glommio wait for it, a write is one wake.

@@ -3,14 +3,14 @@
 //! Pure of tasks and sleeping: `turn` is called by the pump, the rest by completions or by `conn`. Every
 //! entry with a socket's key is counted in `operations`, and no slot ends before its last completion.
 
-use crate::transport::buffer::{Chunk, HeapBudget, Pool};
-use crate::transport::ring::{self, Cqe, Ring, SendFrame};
+use crate::transport::buffer::{Chunk, Pool};
 use crate::transport::driver::{Counters, Options, TICK};
+use crate::transport::heap::HeapBudget;
+use crate::transport::ring::{self, Cqe, Ring, SendFrame};
 use crate::transport::socket::{
     Key, Life, Operation, Receiving, Side, Sockets, parse_user_data, user_data,
 };
 use crate::transport::wheel::Wheel;
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -48,7 +48,7 @@ pub struct State {
     pub listener: Option<Listening>,
     options: Options,
     pools: [Rc<Pool>; 2],
-    heap: Rc<HeapBudget>,
+    pub heap: Rc<HeapBudget>,
     pub wheel: Wheel<Timer>,
     /// Sockets with something to arm or send, by side. Entries are made once per turn, so that spans gather,
     /// and side by side: a peer on this machine then wakes once for a row of messages, not for each.
@@ -81,7 +81,7 @@ pub struct Listening {
 
 impl State {
     pub fn new(ring: Ring, pools: [Rc<Pool>; 2], options: Options, mail: UnixStream) -> State {
-        let heap = Rc::new(HeapBudget { limit: options.heap_max, held: Cell::new(0) });
+        let heap = HeapBudget::new(options.heap_max);
         State {
             ring,
             sockets: Sockets::default(),
@@ -113,7 +113,7 @@ impl State {
         loop {
             self.flush();
             // Rule: never wait for more than one completion, and never while a woken task has not run.
-            self.enter(u32::from(self.wakes == 0 && !self.saw_mail));
+            self.enter(u32::from(self.wakes == 0 && !self.saw_mail && !self.saw_tick));
             if std::mem::take(&mut self.saw_tick) | std::mem::take(&mut self.saw_mail) {
                 return true;
             }
@@ -121,6 +121,15 @@ impl State {
                 return false;
             }
         }
+    }
+
+    /// Handles what the kernel has ready; false if there was nothing.
+    pub fn catch_up(&mut self) -> bool {
+        let has_work = self.ring.has_work();
+        if has_work {
+            self.enter(0);
+        }
+        has_work
     }
 
     fn enter(&mut self, want: u32) {
@@ -578,7 +587,7 @@ impl State {
         self.counters.sockets = self.sockets.live();
         self.counters.timers = self.wheel.len();
         self.counters.lent = [self.pools[0].lent(), self.pools[1].lent()];
-        self.counters.heap_bytes = self.heap.held.get();
+        self.counters.heap_bytes = self.heap.bytes_held();
         self.counters
     }
 }

@@ -1,0 +1,125 @@
+//! What a task reads and writes: a plain TCP connection now; TLS and WebSocket belong here.
+//!
+//! Every variant has the interface of `Conn`, so that the tasks above do not know what lies below.
+//! The match is static: a plain connection costs one predictable branch.
+//!
+//! - TLS: a variant that owns a `Conn` and a rustls connection. `poll_recv` feeds received chunks to
+//!   it and returns plaintext as chunks; `send` encrypts into heap chunks. Partial records live in the
+//!   variant, never in a future.
+//! - WebSocket: a variant over either. `poll_recv` unmasks payloads in place and returns them as
+//!   spans; `send` puts a frame header in front, gathered into the same send.
+//!
+//! Both have `is_quiet` look into their own buffers too.
+
+use crate::transport::buffer::Chunk;
+use crate::transport::conn::{Conn, IdleSocket};
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::task::{Context, Poll, Waker};
+
+pub enum Stream {
+    Tcp(Conn),
+}
+
+/// Forwards to the variant's method of the same name.
+macro_rules! forward {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// See `Conn::poll_recv`.
+    pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        forward!(self, stream => stream.poll_recv(cx))
+    }
+
+    /// See `Conn::recv`.
+    pub async fn recv(&self) -> io::Result<Option<Chunk>> {
+        poll_fn(|cx| self.poll_recv(cx)).await
+    }
+
+    /// See `Conn::take_received`.
+    pub fn take_received(&self) -> Option<Chunk> {
+        forward!(self, stream => stream.take_received())
+    }
+
+    /// See `Conn::send`.
+    pub fn send(&self, chunks: impl IntoIterator<Item = Chunk>) {
+        forward!(self, stream => stream.send(chunks))
+    }
+
+    /// See `Conn::queued_bytes`.
+    pub fn queued_bytes(&self) -> usize {
+        forward!(self, stream => stream.queued_bytes())
+    }
+
+    /// See `Conn::poll_ready`.
+    pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, stream => stream.poll_ready(cx))
+    }
+
+    /// See `Conn::has_room`.
+    pub fn has_room(&self) -> bool {
+        forward!(self, stream => stream.has_room())
+    }
+
+    /// See `Conn::poll_flushed`.
+    pub fn poll_flushed(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        forward!(self, stream => stream.poll_flushed(cx))
+    }
+
+    /// See `Conn::is_flushed`.
+    pub fn is_flushed(&self) -> bool {
+        forward!(self, stream => stream.is_flushed())
+    }
+
+    /// See `Conn::poll_dead`.
+    pub fn poll_dead(&self, cx: &Context<'_>) -> Poll<()> {
+        forward!(self, stream => stream.poll_dead(cx))
+    }
+
+    /// See `Conn::is_quiet`.
+    pub fn is_quiet(&self) -> bool {
+        forward!(self, stream => stream.is_quiet())
+    }
+
+    /// See `Conn::watch`.
+    pub fn watch(&self, waker: &Waker) {
+        forward!(self, stream => stream.watch(waker))
+    }
+
+    /// See `Conn::shutdown`.
+    pub fn shutdown(&self) {
+        forward!(self, stream => stream.shutdown())
+    }
+
+    /// See `Conn::close`.
+    pub async fn close(self) {
+        forward!(self, stream => stream.close().await)
+    }
+
+    /// See `Conn::detach`.
+    pub async fn detach(self) -> Option<IdleSocket> {
+        forward!(self, stream => stream.detach().await)
+    }
+
+    /// See `Conn::peer_address`.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        forward!(self, stream => stream.peer_address())
+    }
+
+    /// See `Conn::local_address`.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        forward!(self, stream => stream.local_address())
+    }
+}
+
+impl From<Conn> for Stream {
+    fn from(conn: Conn) -> Stream {
+        Stream::Tcp(conn)
+    }
+}
