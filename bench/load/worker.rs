@@ -1,0 +1,296 @@
+//! One load thread: an executor with a ring, and a task for every client.
+//!
+//! The conductor gives one order at a time: connect a target's clients, let them ask, end. Every client
+//! of the order's target does its part and says so; with the last one the thread replies. Clients of
+//! other targets wait and watch their connections.
+//!
+//! Owns the clock, deadlines and counts of its clients. Nothing here is shared with other threads but
+//! the channels and one live count. A request costs one read of the clock and no allocation.
+
+use super::client::Client;
+use super::plan::Plan;
+use super::script::Script;
+use super::tally::Tally;
+use crate::transport::driver::{Driver, DriverHandle, Options};
+use crate::transport::runtime;
+use crate::transport::selftest;
+use crate::wire::version::Version;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// How late a deadline may be noticed, and how often the live count moves.
+const SWEEP: Duration = Duration::from_millis(50);
+/// Logins under way at a time on one thread: servers hash passwords slowly and accept in a queue.
+const LOGINS_MAX: usize = 64;
+/// Buffers for accepted sockets, of which there are none, and for ours: 16 MiB, touched when needed.
+const BUFFERS: [u16; 2] = [8, 1024];
+/// What one receive may bring: enough for rows to come in few turns.
+const CREDIT_BYTES: u32 = 128 << 10;
+
+/// What the conductor wants of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Connect and log in those clients of a target that are not.
+    Connect { target: usize },
+    /// Ask for so long, then finish what is asked.
+    Run { target: usize, time: Duration },
+    /// Finish what is asked now.
+    Stop,
+    /// Say GOODBYE and end.
+    End,
+}
+
+/// A thread's answers: one `Ready` at first, then one for every order but `Stop`.
+pub enum Reply {
+    Ready(DriverHandle),
+    Failed(String),
+    /// What went wrong, by kind; the version that was negotiated last.
+    Connected { tally: Tally, version: Option<Version> },
+    Measured { tally: Box<Tally>, time: Duration },
+}
+
+/// What a thread is given.
+pub struct Assignment {
+    pub plan: Plan,
+    pub run: u32,
+    pub thread: usize,
+    pub orders: Receiver<Order>,
+    pub replies: Sender<(usize, Reply)>,
+    /// Requests answered so far in this round, now and then.
+    pub live: Arc<AtomicU64>,
+}
+
+/// Starts the thread; it ends with the order to end, or when the conductor is gone.
+pub fn start(assignment: Assignment) -> io::Result<runtime::JoinHandle<()>> {
+    let (thread, cpus) = (assignment.thread, &assignment.plan.cpus);
+    let cpu = (!cpus.is_empty()).then(|| cpus[thread % cpus.len()]);
+    runtime::start_executor(&format!("load-{thread}"), cpu, move || work(assignment))
+}
+
+/// What the clients of one thread share.
+pub struct Worker {
+    pub driver: Rc<Driver>,
+    pub plan: Rc<Plan>,
+    pub tally: RefCell<Tally>,
+    pub version: Cell<Option<Version>>,
+    /// The order of the moment and its number.
+    order: Cell<(u64, Order)>,
+    started: Cell<Duration>,
+    stop_at: Cell<Duration>,
+    /// Clients that have not done their part.
+    remaining: Cell<usize>,
+    waiting: RefCell<Vec<Waker>>,
+    control: RefCell<Option<Waker>>,
+    deadlines: Vec<Deadline>,
+    logins: Cell<usize>,
+    login_queue: RefCell<Vec<Waker>>,
+}
+
+/// When a client's wait is over. The sweep looks at all of them, so a request arms no timer.
+struct Deadline {
+    at: Cell<Duration>,
+    waker: RefCell<Option<Waker>>,
+}
+
+/// Of a wait that has no deadline, and of one whose deadline has passed.
+const NEVER: Duration = Duration::MAX;
+const PASSED: Duration = Duration::ZERO;
+
+async fn work(assignment: Assignment) {
+    let Assignment { plan, run, thread, orders, replies, live } = assignment;
+    let reply = |reply| {
+        // A conductor that is gone wants no replies.
+        let _ = replies.send((thread, reply));
+    };
+    let receive = selftest::choose(selftest::probe(), false, CREDIT_BYTES);
+    let driver = match Driver::start(Options { receive, buffers: BUFFERS, ..Options::default() }) {
+        Ok(driver) => driver,
+        Err(error) => return reply(Reply::Failed(error)),
+    };
+    let worker = Worker::new(driver, plan, run, thread);
+    reply(Reply::Ready(worker.driver.handle()));
+    let (mut mail, mut is_ending) = (0, false);
+    while !is_ending {
+        mail = worker.driver.mail(mail).await;
+        while let Ok(order) = orders.try_recv() {
+            is_ending = order == Order::End;
+            if order != Order::Stop {
+                reply(worker.carry_out(order, &orders, &live).await);
+            }
+        }
+    }
+}
+
+impl Worker {
+    fn new(driver: Rc<Driver>, plan: Plan, run: u32, thread: usize) -> Rc<Worker> {
+        let plan = Rc::new(plan);
+        let own: Vec<usize> = (thread..plan.clients).step_by(plan.threads).collect();
+        let deadline = || Deadline { at: Cell::new(NEVER), waker: RefCell::new(None) };
+        let worker = Rc::new(Worker {
+            driver,
+            tally: RefCell::default(),
+            version: Cell::new(None),
+            order: Cell::new((0, Order::Stop)),
+            started: Cell::new(Duration::ZERO),
+            stop_at: Cell::new(Duration::ZERO),
+            remaining: Cell::new(0),
+            waiting: RefCell::default(),
+            control: RefCell::default(),
+            deadlines: (0..own.len() * plan.targets.len()).map(|_| deadline()).collect(),
+            logins: Cell::new(0),
+            login_queue: RefCell::default(),
+            plan: plan.clone(),
+        });
+        for target in 0..plan.targets.len() {
+            let script = Rc::new(Script::new(plan.clone(), target));
+            for (place, number) in own.iter().enumerate() {
+                let slot = target * own.len() + place;
+                let number = (target * plan.clients + number) as u32;
+                let client = Client::new(worker.clone(), script.clone(), run, number, target, slot);
+                worker.driver.spawn(client.live());
+            }
+        }
+        worker
+    }
+
+    /// Hands an order to the clients it is for and waits until each has done its part.
+    async fn carry_out(&self, order: Order, orders: &Receiver<Order>, live: &AtomicU64) -> Reply {
+        let clients = self.deadlines.len();
+        let (clients, time) = match order {
+            Order::Connect { .. } => (clients / self.plan.targets.len(), Duration::ZERO),
+            Order::Run { time, .. } => (clients / self.plan.targets.len(), time),
+            Order::Stop | Order::End => (clients, Duration::ZERO),
+        };
+        let now = self.driver.now();
+        self.started.set(now);
+        self.stop_at.set(now + time);
+        self.remaining.set(clients);
+        self.order.set((self.order.get().0 + 1, order));
+        for waker in std::mem::take(&mut *self.waiting.borrow_mut()) {
+            self.wake(waker);
+        }
+        while !self.is_done_after_a_while().await {
+            self.sweep();
+            live.store(self.tally.borrow().requests, Ordering::Relaxed);
+            if matches!(orders.try_recv(), Ok(Order::Stop)) {
+                self.stop_at.set(self.stop_at.get().min(self.driver.now()));
+            }
+        }
+        let tally = self.tally.take();
+        live.store(tally.requests, Ordering::Relaxed);
+        match order {
+            Order::Run { .. } => {
+                let time = self.stop_at.get() - self.started.get();
+                Reply::Measured { tally: Box::new(tally), time }
+            }
+            _ => Reply::Connected { tally, version: self.version.get() },
+        }
+    }
+
+    async fn is_done_after_a_while(&self) -> bool {
+        let mut while_ = std::pin::pin!(self.driver.sleep(SWEEP));
+        poll_fn(|cx| {
+            if self.remaining.get() == 0 {
+                return Poll::Ready(true);
+            }
+            *self.control.borrow_mut() = Some(cx.waker().clone());
+            while_.as_mut().poll(cx).map(|()| false)
+        })
+        .await
+    }
+
+    /// Ends the waits whose deadline has passed.
+    fn sweep(&self) {
+        let now = self.driver.now();
+        for deadline in self.deadlines.iter().filter(|deadline| deadline.at.get() < now) {
+            deadline.at.set(PASSED);
+            if let Some(waker) = deadline.waker.borrow_mut().take() {
+                self.wake(waker);
+            }
+        }
+    }
+
+    /// The next order for this target behind number `seen`.
+    pub fn poll_order(&self, target: usize, seen: u64, cx: &Context<'_>) -> Poll<(u64, Order)> {
+        let (number, order) = self.order.get();
+        let is_for_it = match order {
+            Order::Connect { target: of } | Order::Run { target: of, .. } => of == target,
+            Order::Stop => false,
+            Order::End => true,
+        };
+        if number > seen && is_for_it {
+            return Poll::Ready((number, order));
+        }
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// A client has done its part of the order.
+    pub fn done(&self) {
+        self.remaining.set(self.remaining.get() - 1);
+        if self.remaining.get() == 0
+            && let Some(waker) = self.control.borrow_mut().take()
+        {
+            self.wake(waker);
+        }
+    }
+
+    /// Until when requests may start.
+    pub fn stop_at(&self) -> Duration {
+        self.stop_at.get()
+    }
+
+    pub fn set_deadline(&self, slot: usize, at: Duration) {
+        self.deadlines[slot].at.set(at);
+    }
+
+    /// Ready when the slot's deadline has passed.
+    pub fn poll_deadline(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
+        let deadline = &self.deadlines[slot];
+        if deadline.at.get() == PASSED {
+            return Poll::Ready(());
+        }
+        let mut waker = deadline.waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// A permit to log in.
+    pub async fn enter_login(&self) {
+        poll_fn(|cx| {
+            if self.logins.get() < LOGINS_MAX {
+                self.logins.set(self.logins.get() + 1);
+                return Poll::Ready(());
+            }
+            self.login_queue.borrow_mut().push(cx.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    pub fn leave_login(&self) {
+        self.logins.set(self.logins.get() - 1);
+        if let Some(waker) = self.login_queue.borrow_mut().pop() {
+            self.wake(waker);
+        }
+    }
+
+    /// Wakes a task of this thread without the ring's knowing.
+    fn wake(&self, waker: Waker) {
+        self.driver.note_wake();
+        waker.wake();
+    }
+}
