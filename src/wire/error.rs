@@ -1,0 +1,210 @@
+//! What can be wrong with Bolt bytes: closed enums, one for each part that reads them.
+//!
+//! Each text says what was expected, what came and what to do. None holds a byte of a value, since
+//! a value may be a secret; markers and tags are structure and may be shown.
+
+use crate::wire::limits;
+use std::fmt;
+
+/// A PackStream value cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PackError {
+    /// The bytes end inside a value.
+    Truncated,
+    /// A marker that no version of PackStream defines.
+    ReservedMarker(u8),
+    /// Another type was expected here.
+    Unexpected { expected: &'static str, marker: u8 },
+    /// A map key that is no string.
+    KeyNotString(u8),
+    /// A string that is no UTF-8.
+    NotUtf8,
+    /// A header that declares more than any implementation can hold.
+    SizeTooLarge(u32),
+    /// More nested values than can be counted.
+    TooManyValues,
+    /// Bytes after the end of the message's structure.
+    TrailingBytes,
+}
+
+impl fmt::Display for PackError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            PackError::Truncated => {
+                write!(f, "expected the rest of a PackStream value, but the message ends there")
+            }
+            PackError::ReservedMarker(marker) => {
+                write!(f, "expected a PackStream marker, got the reserved byte {marker:02X}")
+            }
+            PackError::Unexpected { expected, marker } => {
+                write!(f, "expected {expected}, got a value with marker {marker:02X}")
+            }
+            PackError::KeyNotString(marker) => {
+                write!(f, "expected a string as map key, got a value with marker {marker:02X}")
+            }
+            PackError::NotUtf8 => write!(f, "expected a string in UTF-8, got other bytes"),
+            PackError::SizeTooLarge(size) => write!(
+                f,
+                "expected a declared size of at most {}, got {size}",
+                limits::PACK_SIZE_MAX
+            ),
+            PackError::TooManyValues => {
+                write!(f, "expected fewer nested values than 64 bits can count, got more")
+            }
+            PackError::TrailingBytes => {
+                write!(f, "expected the message to end with its structure, got more bytes")
+            }
+        }
+    }
+}
+
+impl std::error::Error for PackError {}
+
+/// A message is not what its place in the conversation demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageError {
+    /// A value inside cannot be read.
+    Pack(PackError),
+    /// Another message came.
+    NotThis { expected: &'static str, fields: usize, tag: u8 },
+    /// A mandatory key is absent.
+    MissingKey { message: &'static str, key: &'static str },
+    /// A key holds a value of another type.
+    WrongType { message: &'static str, key: &'static str, expected: &'static str },
+    /// A container of a login message holds more entries than Neo4j allows there.
+    TooManyElements { count: usize },
+    /// A login message nests deeper than Neo4j allows there.
+    TooDeep,
+}
+
+impl From<PackError> for MessageError {
+    fn from(error: PackError) -> MessageError {
+        MessageError::Pack(error)
+    }
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MessageError::Pack(error) => error.fmt(f),
+            MessageError::NotThis { expected, fields, tag } => {
+                write!(f, "expected {expected}, got a message {tag:02X} with {fields} fields")
+            }
+            MessageError::MissingKey { message, key } => {
+                write!(f, "expected the key `{key}` in {message}, but it is absent; send it")
+            }
+            MessageError::WrongType { message, key, expected } => {
+                write!(f, "expected `{key}` in {message} to be {expected}, got another type")
+            }
+            MessageError::TooManyElements { count } => write!(
+                f,
+                "expected at most {} entries in a value before login, got {count}",
+                limits::LOGIN_ELEMENTS_MAX
+            ),
+            MessageError::TooDeep => write!(
+                f,
+                "expected at most {} levels of nesting before login, got more",
+                limits::LOGIN_DEPTH_MAX
+            ),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// The handshake failed; the connection is to be closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandshakeError {
+    /// The first four bytes are not Bolt's.
+    WrongMagic([u8; 4]),
+    /// A server's answer that names no version: perhaps another protocol.
+    NotAnAnswer([u8; 4]),
+    /// A server chose a version that was not proposed or that nobody knows.
+    UnknownVersion { major: u8, minor: u8 },
+    /// A client chose a version that was not in the manifest, or a range.
+    NotOffered([u8; 4]),
+    /// A client chose a capability, but none was offered.
+    UnofferedCapability(u64),
+    /// A number of the manifest does not end, or has more than 64 bits.
+    EndlessVarint,
+    /// A server's manifest lists more versions than there can be.
+    TooManyEntries(u64),
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HandshakeError::WrongMagic(bytes) => write!(
+                f,
+                "expected Bolt's first bytes 60 60 B0 17, got {bytes:02X?}; is it a Bolt client?"
+            ),
+            HandshakeError::NotAnAnswer(bytes) => {
+                write!(f, "expected a Bolt version as answer, got {bytes:02X?}; is it a Bolt port?")
+            }
+            HandshakeError::UnknownVersion { major, minor } => {
+                write!(f, "expected a Bolt version that was proposed, got {major}.{minor}")
+            }
+            HandshakeError::NotOffered(bytes) => {
+                write!(f, "expected one version of the manifest, got {bytes:02X?}")
+            }
+            HandshakeError::UnofferedCapability(mask) => {
+                write!(f, "expected no capabilities, since none were offered, got {mask:#X}")
+            }
+            HandshakeError::EndlessVarint => write!(
+                f,
+                "expected a number of at most {} bytes in the manifest, got a longer one",
+                limits::VARINT_BYTES_MAX
+            ),
+            HandshakeError::TooManyEntries(count) => write!(
+                f,
+                "expected at most {} versions in a manifest, got {count}",
+                limits::MANIFEST_ENTRIES_MAX
+            ),
+        }
+    }
+}
+
+impl std::error::Error for HandshakeError {}
+
+/// Text that names no version of Bolt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionError {
+    pub text: String,
+}
+
+impl fmt::Display for VersionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "expected a Bolt version (3.0, 4.0 to 4.4, 5.0 to 5.4, 5.6 to 5.8, 6.0, 6.1), got `{}`",
+            self.text.escape_debug()
+        )
+    }
+}
+
+impl std::error::Error for VersionError {}
+
+/// A request or summary that the state does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateError {
+    pub state: crate::wire::state::ServerState,
+    pub tag: u8,
+    /// The summary that came; `None` where the request itself is not allowed.
+    pub summary: Option<crate::wire::state::Summary>,
+}
+
+impl fmt::Display for StateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = crate::wire::message::tag::name(self.tag);
+        match self.summary {
+            Some(summary) => write!(
+                f,
+                "expected another answer to {name} in state {:?}, got {summary:?}; close the server",
+                self.state
+            ),
+            None => write!(f, "expected a request that {:?} allows, got {name}", self.state),
+        }
+    }
+}
+
+impl std::error::Error for StateError {}
