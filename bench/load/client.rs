@@ -6,7 +6,7 @@
 use super::request::Nonce;
 use super::script::Script;
 use super::session::{Event, Outcome, Session};
-use super::worker::{Order, Worker};
+use super::worker::{NEVER, Order, Worker};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
 use crate::wire::message;
@@ -83,7 +83,8 @@ impl Client {
     async fn next_order(&mut self, seen: u64) -> (u64, Order) {
         loop {
             let event = poll_fn(|cx| {
-                if let Poll::Ready(order) = self.worker.poll_order(self.target, seen, cx) {
+                if let Poll::Ready(order) = self.worker.poll_order(self.target, self.slot, seen, cx)
+                {
                     return Poll::Ready(Some(order));
                 }
                 match &mut self.link {
@@ -95,7 +96,7 @@ impl Client {
                 Some(order) => return order,
                 None => {
                     self.link = None;
-                    self.worker.tally.borrow_mut().error("lost: closed while idle");
+                    self.worker.tally(self.target).error("lost: closed while idle");
                 }
             }
         }
@@ -119,11 +120,11 @@ impl Client {
             now = self.worker.driver.now();
             self.count(answer, now - started, now <= self.worker.stop_at());
         }
-        self.worker.set_deadline(self.slot, Duration::MAX);
+        self.worker.set_deadline(self.slot, NEVER);
     }
 
     fn count(&mut self, answer: Result<Outcome, Lost>, latency: Duration, is_in_time: bool) {
-        let mut tally = self.worker.tally.borrow_mut();
+        let mut tally = self.worker.tally(self.target);
         match answer {
             Ok(Outcome::Fine { records }) => return tally.answered(latency, records, is_in_time),
             Ok(Outcome::Failure(code)) => return tally.error(code),
@@ -131,6 +132,7 @@ impl Client {
             Ok(Outcome::Mismatch) => tally.mismatches += 1,
             Err(lost) => tally.error(lost),
         }
+        drop(tally);
         self.drop_link();
     }
 
@@ -155,13 +157,13 @@ impl Client {
         let limit = self.worker.driver.now() + self.worker.plan.connect_timeout;
         self.worker.set_deadline(self.slot, limit);
         let result = self.log_in().await;
-        self.worker.set_deadline(self.slot, Duration::MAX);
+        self.worker.set_deadline(self.slot, NEVER);
         self.worker.leave_login();
         let result = result.map(|link| {
             self.worker.version.set(link.session.version());
             self.link = Some(link);
         });
-        result.map_err(|lost| self.worker.tally.borrow_mut().error(lost)).is_ok()
+        result.map_err(|lost| self.worker.tally(self.target).error(lost)).is_ok()
     }
 
     async fn log_in(&mut self) -> Result<Link, Lost> {

@@ -22,7 +22,7 @@ pub struct Inbox {
 
 impl Inbox {
     /// The next message's payload; moves `input` behind it. `None`: all of `input` is used up.
-    pub fn next<'a>(&'a mut self, input: &mut &'a [u8]) -> Result<Option<&'a [u8]>, Fault> {
+    pub fn next<'a, 'i: 'a>(&'a mut self, input: &mut &'i [u8]) -> Result<Option<&'a [u8]>, Fault> {
         self.empty_if_spent();
         loop {
             if self.scanner.is_between_messages() && !self.held.is_empty() {

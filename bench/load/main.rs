@@ -1,1 +1,99 @@
-fn main() {}
+//! `boltload`: the load generator on the command line. The work is in the library's `load`.
+
+mod arguments;
+
+use arguments::Arguments;
+use boltmux::load::{self, Progress, Report};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let plan = match arguments.to_plan() {
+        Ok(plan) => plan,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("boltload: {mistake}"));
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second one ends it at once: the first has set the flag.
+        let stop = Arc::clone(&plan.stop);
+        let hooks = signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop));
+        if let Err(error) = hooks {
+            eprintln!("boltload: cannot watch for signal {signal}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let mut bar = stderr().is_terminal().then(Bar::new);
+    let result = load::run(&plan, &mut |progress| {
+        if let Some(bar) = &mut bar {
+            bar.show(&progress);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.bar.finish_and_clear();
+    }
+    match result {
+        Ok(report) => finish(&arguments, &report),
+        Err(error) => {
+            eprintln!("boltload: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
+    print!("{}", report.to_table());
+    if let Some(path) = &arguments.json {
+        let text = format!("{:#}\n", report.to_json());
+        if let Err(error) = std::fs::write(path, text) {
+            eprintln!("boltload: cannot write {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    let is_fine = report.is_clean() || arguments.allow_errors && !report.has_mismatches();
+    if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The progress bar; it counts milliseconds of measured time.
+struct Bar {
+    bar: ProgressBar,
+    /// When the target's part of the round began, for its rate so far.
+    since: (usize, String, Instant),
+}
+
+impl Bar {
+    fn new() -> Bar {
+        let style = ProgressStyle::with_template("{bar:24} {percent:>3} % {msg}");
+        let bar = ProgressBar::new(0);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar { bar, since: (usize::MAX, String::new(), Instant::now()) }
+    }
+
+    fn show(&mut self, progress: &Progress) {
+        let is_new = self.since.0 != progress.round || self.since.1 != progress.target;
+        if is_new || progress.is_connecting {
+            self.since = (progress.round, progress.target.to_owned(), Instant::now());
+        }
+        self.bar.set_length(progress.total.as_millis() as u64);
+        self.bar.set_position(progress.elapsed.as_millis() as u64);
+        let seconds = self.since.2.elapsed().as_secs_f64().max(0.001);
+        let doing = match progress.is_connecting {
+            true => "connecting".into(),
+            false => format!("{:.0} requests/s", progress.requests as f64 / seconds),
+        };
+        let round = progress.round + 1;
+        self.bar.set_message(format!(
+            "round {round} of {}, {}: {doing}",
+            progress.rounds, progress.target
+        ));
+    }
+}

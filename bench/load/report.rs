@@ -208,7 +208,8 @@ impl Report {
 
     pub fn to_table(&self) -> String {
         let has_cpu = self.targets.iter().any(|target| target.cpu_us_per_request().is_some());
-        let mut head: Vec<&str> = vec!["target", "bolt", "requests/s", "p50", "p90", "p99", "p99.9"];
+        let mut head: Vec<&str> =
+            vec!["target", "bolt", "requests/s", "p50", "p90", "p99", "p99.9"];
         head.extend(["max ms", "errors", "mismatches", "ratio [quartiles]"]);
         head.extend(has_cpu.then_some("CPU us/request"));
         let mut rows = vec![head.into_iter().map(String::from).collect::<Vec<_>>()];

@@ -80,10 +80,6 @@ impl Step {
             out[start + at..][..NONCE_LENGTH].copy_from_slice(nonce.bytes());
         }
     }
-
-    pub fn length(&self) -> usize {
-        self.bytes.len()
-    }
 }
 
 /// One request of a shape in one Bolt version.
@@ -163,4 +159,99 @@ fn encode_extra(plan: &Plan) -> Vec<u8> {
         writer.string(database);
     }
     writer.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::chunk::{Scanner, payload};
+    use crate::wire::packstream::Reader;
+
+    fn request(plan: Plan) -> Request {
+        Request::new(&plan, Version::new(5, 4))
+    }
+
+    fn written(step: &Step, nonce: &Nonce) -> Vec<u8> {
+        let mut out = BytesMut::new();
+        step.write(nonce, &mut out);
+        out.to_vec()
+    }
+
+    /// Payloads of the messages in `bytes`.
+    fn messages(mut bytes: &[u8]) -> Vec<Vec<u8>> {
+        let (mut scanner, mut found, mut scratch) = (Scanner::default(), Vec::new(), Vec::new());
+        while let Some(span) = scanner.next(bytes) {
+            found.push(payload(&bytes[..span.length], &mut scratch).to_vec());
+            bytes = &bytes[span.length..];
+        }
+        found
+    }
+
+    #[test]
+    fn a_nonce_is_unique_over_run_client_and_sequence() {
+        let mut nonce = Nonce::new(0xABCD, 0x12);
+        assert_eq!(nonce.bytes(), b"0000abcd000000120000000000000000");
+        nonce.advance();
+        assert_eq!(nonce.bytes(), b"0000abcd000000120000000000000001");
+        (0..255).for_each(|_| nonce.advance());
+        assert_eq!(nonce.bytes(), b"0000abcd000000120000000000000100");
+    }
+
+    #[test]
+    fn auto_is_run_and_pull_with_the_nonce_as_parameter() {
+        let request = request(Plan::default());
+        let nonce = Nonce::new(1, 2);
+        let messages = messages(&written(&request.steps[0], &nonce));
+        assert_eq!(request.steps.len(), 1);
+        let mut reader = Reader::new(&messages[0]);
+        assert_eq!(reader.take_struct_header(), Ok((3, message::tag::RUN)));
+        assert_eq!(reader.take_string(), Ok("RETURN $nonce AS nonce"));
+        assert_eq!(reader.take_map_header(), Ok(1));
+        assert_eq!(reader.take_string(), Ok("nonce"));
+        assert_eq!(reader.take_string().unwrap().as_bytes(), nonce.bytes());
+        assert_eq!(reader.take_map_header(), Ok(0));
+        assert_eq!(messages[1], [0xB1, 0x3F, 0xA1, 0x81, b'n', 0xC9, 0x03, 0xE8]);
+        assert_eq!((request.records, request.is_nonce_alone), (Some(1), true));
+    }
+
+    #[test]
+    fn a_transaction_carries_mode_and_database_in_begin_only() {
+        let plan = |pipelined_begin| Plan {
+            shape: Shape::Tx { pipelined_begin },
+            is_read: true,
+            database: Some("neo4j".into()),
+            ..Plan::default()
+        };
+        let begin = b"\xB1\x11\xA2\x84mode\x81r\x82db\x85neo4j".to_vec();
+        let nonce = Nonce::new(1, 2);
+        for (pipelined, tags) in [
+            (false, vec![vec![0x11], vec![0x10, 0x3F], vec![0x12]]),
+            (true, vec![vec![0x11, 0x10, 0x3F], vec![0x12]]),
+        ] {
+            let request = request(plan(pipelined));
+            let steps: Vec<_> =
+                request.steps.iter().map(|step| messages(&written(step, &nonce))).collect();
+            assert_eq!(steps[0][0], begin);
+            let run = steps.iter().flatten().find(|message| message[1] == 0x10).unwrap();
+            assert_eq!(run.last(), Some(&0xA0));
+            let of = |step: &Vec<Vec<u8>>| step.iter().map(|message| message[1]).collect();
+            assert_eq!(steps.iter().map(of).collect::<Vec<Vec<u8>>>(), tags);
+            assert!(
+                request.steps.iter().zip(&tags).all(|(step, tags)| step.due.len() == tags.len())
+            );
+        }
+    }
+
+    #[test]
+    fn rows_are_counted_where_their_number_is_known() {
+        let plan = |query: Option<&str>| Plan {
+            shape: Shape::Rows { rows: 7 },
+            query: query.map(String::from),
+            ..Plan::default()
+        };
+        assert_eq!(request(plan(None)).records, Some(7));
+        assert_eq!(request(plan(Some("ROWS 50 1024"))).records, Some(50));
+        assert_eq!(request(plan(Some("MATCH (n) RETURN n, $nonce"))).records, None);
+        assert!(!request(plan(None)).is_nonce_alone);
+    }
 }

@@ -3,7 +3,7 @@
 use super::plan::{Plan, Target};
 use super::request::Request;
 use crate::wire::handshake;
-use crate::wire::message::{self, Auth};
+use crate::wire::message::{self, Auth, Notifications, ServerHello};
 use crate::wire::version::Version;
 use bytes::BytesMut;
 use std::cell::RefCell;
@@ -66,6 +66,22 @@ impl Script {
 
     /// HELLO, and from 5.1 on LOGON in the same write, as drivers do; returns the summaries due.
     pub fn write_login(&self, version: Version, out: &mut BytesMut) -> u8 {
-        todo_login(self, version, out)
+        let Target { user, password, .. } = &self.target;
+        let scheme = if user.is_empty() && password.is_empty() { "none" } else { "basic" };
+        let auth = Auth::from_parts(scheme, user, password);
+        let hello = ServerHello {
+            user_agent: AGENT,
+            bolt_agent: AGENT,
+            routing: None,
+            utc_patch: false,
+            notifications: &Notifications::default(),
+            auth: Some(&auth),
+        };
+        out.extend_from_slice(&message::encode_hello(version, &hello));
+        if !version.has_logon() {
+            return 1;
+        }
+        out.extend_from_slice(&message::encode_logon(&auth));
+        2
     }
 }

@@ -34,7 +34,7 @@ pub enum Event {
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// Every record was the request's own.
-    Fine,
+    Fine { records: u64 },
     /// The server said FAILURE with this code; the connection is READY again.
     Failure(String),
     /// An answer that belongs to another request, or not the number of records that was asked for.
@@ -195,7 +195,9 @@ impl Session {
             return Err(Fault::Unexpected("a message of one byte"));
         };
         match &mut self.phase {
-            Phase::Version | Phase::Manifest => Err(Fault::Unexpected("a message before a version")),
+            Phase::Version | Phase::Manifest => {
+                Err(Fault::Unexpected("a message before a version"))
+            }
             Phase::Idle => Err(Fault::Unexpected("a message that was not asked for")),
             Phase::Login(due) => match came {
                 tag::SUCCESS if *due > 1 => {
@@ -270,7 +272,8 @@ impl Session {
         self.phase = Phase::Idle;
         let is_count_right = request.records.is_none_or(|count| count == self.records);
         let is_fine = is_count_right && !self.is_mismatch;
-        Event::Answered(if is_fine { Outcome::Fine } else { Outcome::Mismatch })
+        let fine = Outcome::Fine { records: self.records };
+        Event::Answered(if is_fine { fine } else { Outcome::Mismatch })
     }
 
     /// Looks first where the last record had the nonce: all records of a result are alike.
@@ -300,4 +303,174 @@ fn failure_code(payload: &[u8]) -> Result<String, Fault> {
     failure
         .map(|failure| failure.code.into_owned())
         .map_err(|_| Fault::Unexpected("a FAILURE without a code"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::load::plan::{Plan, Shape, Target};
+    use crate::wire::chunk::chunked;
+    use crate::wire::handshake::manifest;
+    use crate::wire::packstream::Writer;
+
+    const SUCCESS: &[u8] = message::SUCCESS_EMPTY;
+    const HAS_MORE: &[u8] = b"\0\x0D\xB1\x70\xA1\x88has_more\xC3\0\0";
+
+    fn session(plan: Plan, version: Option<Version>) -> Session {
+        let target = Target {
+            name: "t".into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            user: "neo4j".into(),
+            password: "test-password".into(),
+            version,
+        };
+        let plan = Rc::new(Plan { targets: vec![target], ..plan });
+        Session::new(Rc::new(Script::new(plan, 0)), Nonce::new(7, 9))
+    }
+
+    /// Logged in with 5.4, and the first request asked.
+    fn asked(plan: Plan) -> Session {
+        let mut session = session(plan, None);
+        let mut out = BytesMut::new();
+        session.open(&mut out);
+        assert_eq!(session.take(&[0, 0, 4, 5], &mut out), Ok(Event::Waiting));
+        assert_eq!(session.take(SUCCESS, &mut out), Ok(Event::Waiting));
+        assert_eq!(session.take(SUCCESS, &mut out), Ok(Event::LoggedIn));
+        session.ask(&mut out);
+        session
+    }
+
+    fn record(nonce: &[u8]) -> Vec<u8> {
+        chunked(&[&NONCE_RECORD, nonce].concat())
+    }
+
+    fn failure(code: &str) -> Vec<u8> {
+        let mut writer = Writer::new();
+        writer.struct_header(1, tag::FAILURE).map_header(2);
+        writer.string("code").string(code).string("message").string("no");
+        writer.into_message()
+    }
+
+    #[test]
+    fn a_manifest_is_answered_with_the_highest_version_up_to_5_8() {
+        let mut session = session(Plan::default(), None);
+        let mut out = BytesMut::new();
+        session.open(&mut out);
+        assert_eq!(out.split()[..8], [0x60, 0x60, 0xB0, 0x17, 0, 0, 1, 0xFF]);
+        for byte in manifest(&Version::ALL) {
+            assert!(out.is_empty());
+            assert_eq!(session.take(&[byte], &mut out), Ok(Event::Waiting));
+        }
+        assert_eq!(out[..5], [0, 0, 8, 5, 0]);
+        let logins: Vec<_> = out.windows(2).filter(|head| head[0] == 0xB1).collect();
+        assert_eq!(logins, [[0xB1, tag::HELLO], [0xB1, tag::LOGON]]);
+        assert_eq!(session.version(), Some(Version::new(5, 8)));
+    }
+
+    #[test]
+    fn no_common_version_and_a_refused_login_are_faults() {
+        let mut out = BytesMut::new();
+        let old = session(Plan::default(), None).take(&[0, 0, 2, 4], &mut out);
+        assert_eq!(old, Err(Fault::NoVersion));
+        let none = session(Plan::default(), None).take(&[0; 4], &mut out);
+        assert_eq!(none, Err(Fault::NoVersion));
+        let http = session(Plan::default(), None).take(b"HTTP", &mut out).unwrap_err();
+        assert!(http.to_string().contains("Bolt"), "{http}");
+        let mut exact = session(Plan::default(), Some(Version::new(4, 4)));
+        exact.open(&mut out);
+        assert_eq!(exact.take(&[0, 0, 4, 4], &mut out), Ok(Event::Waiting));
+        let refused = exact.take(&failure("Neo.ClientError.Security.Unauthorized"), &mut out);
+        assert_eq!(refused, Err(Fault::Login("Neo.ClientError.Security.Unauthorized".into())));
+    }
+
+    #[test]
+    fn an_answer_cut_anywhere_is_fine() {
+        let nonce = *asked(Plan::default()).nonce().bytes();
+        let answer = [&[0, 0], SUCCESS, &record(&nonce), &[0, 0], SUCCESS].concat();
+        for cut in 0..answer.len() {
+            let (mut session, mut out) = (asked(Plan::default()), BytesMut::new());
+            assert_eq!(session.take(&answer[..cut], &mut out), Ok(Event::Waiting));
+            let event = session.take(&answer[cut..], &mut out);
+            assert_eq!(event, Ok(Event::Answered(Outcome::Fine { records: 1 })));
+            assert!(out.is_empty());
+        }
+    }
+
+    #[test]
+    fn answers_of_others_and_missing_records_are_mismatches() {
+        let (mut session, mut out) = (asked(Plan::default()), BytesMut::new());
+        let old = *session.nonce().bytes();
+        let answer = |nonce| [SUCCESS, &record(nonce), SUCCESS].concat();
+        let fine = session.take(&answer(&old), &mut out);
+        assert_eq!(fine, Ok(Event::Answered(Outcome::Fine { records: 1 })));
+        session.ask(&mut out);
+        let stale = session.take(&answer(&old), &mut out);
+        assert_eq!(stale, Ok(Event::Answered(Outcome::Mismatch)));
+        session.ask(&mut out);
+        let empty = session.take(&[SUCCESS, SUCCESS].concat(), &mut out);
+        assert_eq!(empty, Ok(Event::Answered(Outcome::Mismatch)));
+        session.ask(&mut out);
+        let own = record(session.nonce().bytes());
+        let twice = session.take(&[SUCCESS, &own, &own, SUCCESS].concat(), &mut out);
+        assert_eq!(twice, Ok(Event::Answered(Outcome::Mismatch)));
+    }
+
+    #[test]
+    fn every_row_must_hold_the_nonce_wherever_it_is() {
+        let plan = Plan { shape: Shape::Rows { rows: 3 }, ..Plan::default() };
+        let row = |front: &[u8], nonce: &[u8]| {
+            chunked(&[&[0xB1, 0x71, 0x92], front, &[0xD0, 32], nonce].concat())
+        };
+        for foreign in [false, true] {
+            let (mut session, mut out) = (asked(plan.clone()), BytesMut::new());
+            let nonce = *session.nonce().bytes();
+            let third = if foreign { *b"0000000700000009000000000000000f" } else { nonce };
+            let first = [SUCCESS, &row(&[1], &nonce), &row(&[0xC8, 1], &nonce), HAS_MORE].concat();
+            assert_eq!(session.take(&first, &mut out), Ok(Event::Waiting));
+            assert_eq!(out.split()[3], tag::PULL);
+            let event = session.take(&[&row(&[3], &third), SUCCESS].concat(), &mut out);
+            let fine = Outcome::Fine { records: 3 };
+            let outcome = if foreign { Outcome::Mismatch } else { fine };
+            assert_eq!(event, Ok(Event::Answered(outcome)));
+        }
+    }
+
+    #[test]
+    fn a_failure_is_reset_and_then_told_by_its_code() {
+        let shape = Shape::Tx { pipelined_begin: true };
+        let (mut session, mut out) = (asked(Plan { shape, ..Plan::default() }), BytesMut::new());
+        let answer = [SUCCESS, &failure("Neo.X"), message::IGNORED].concat();
+        assert_eq!(session.take(&answer, &mut out), Ok(Event::Waiting));
+        assert_eq!(out.split()[..], *message::RESET);
+        let event = session.take(SUCCESS, &mut out);
+        assert_eq!(event, Ok(Event::Answered(Outcome::Failure("Neo.X".into()))));
+        session.ask(&mut out);
+        let nonce = *session.nonce().bytes();
+        out.clear();
+        let answer = [SUCCESS, SUCCESS, &record(&nonce), SUCCESS].concat();
+        assert_eq!(session.take(&answer, &mut out), Ok(Event::Waiting));
+        assert_eq!(out.split()[..], *message::COMMIT);
+        let event = session.take(SUCCESS, &mut out);
+        assert_eq!(event, Ok(Event::Answered(Outcome::Fine { records: 1 })));
+    }
+
+    #[test]
+    fn what_is_not_due_is_a_fault() {
+        let own = record(asked(Plan::default()).nonce().bytes());
+        let failed = failure("Neo.X");
+        for wrong in [
+            own.clone(),
+            message::IGNORED.to_vec(),
+            [&failed[..], SUCCESS].concat(),
+            [SUCCESS, &failed, &own].concat(),
+            [SUCCESS, &own, SUCCESS, SUCCESS].concat(),
+            [0, 1, 0xB1, 0, 0].to_vec(),
+            message::COMMIT.to_vec(),
+            [SUCCESS, &[0, 3, 0xB1, 0x70, 0xDF, 0, 0]].concat(),
+        ] {
+            let (mut session, mut out) = (asked(Plan::default()), BytesMut::new());
+            let result = session.take(&wrong, &mut out);
+            assert!(matches!(result, Err(Fault::Unexpected(_))), "{wrong:02X?}: {result:?}");
+        }
+    }
 }

@@ -15,8 +15,8 @@ use crate::transport::driver::{Driver, DriverHandle, Options};
 use crate::transport::runtime;
 use crate::transport::selftest;
 use crate::wire::version::Version;
-use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,8 +52,14 @@ pub enum Reply {
     Ready(DriverHandle),
     Failed(String),
     /// What went wrong, by kind; the version that was negotiated last.
-    Connected { tally: Tally, version: Option<Version> },
-    Measured { tally: Box<Tally>, time: Duration },
+    Connected {
+        tally: Box<Tally>,
+        version: Option<Version>,
+    },
+    Measured {
+        tally: Box<Tally>,
+        time: Duration,
+    },
 }
 
 /// What a thread is given.
@@ -78,29 +84,33 @@ pub fn start(assignment: Assignment) -> io::Result<runtime::JoinHandle<()>> {
 pub struct Worker {
     pub driver: Rc<Driver>,
     pub plan: Rc<Plan>,
-    pub tally: RefCell<Tally>,
+    /// By target: an idle connection of one may end while another is measured.
+    tallies: Vec<RefCell<Tally>>,
     pub version: Cell<Option<Version>>,
     /// The order of the moment and its number.
     order: Cell<(u64, Order)>,
+    /// Came while another was carried out.
+    early: Cell<Option<Order>>,
     started: Cell<Duration>,
     stop_at: Cell<Duration>,
     /// Clients that have not done their part.
     remaining: Cell<usize>,
-    waiting: RefCell<Vec<Waker>>,
     control: RefCell<Option<Waker>>,
-    deadlines: Vec<Deadline>,
+    /// One for every client, target by target.
+    slots: Vec<Slot>,
     logins: Cell<usize>,
     login_queue: RefCell<Vec<Waker>>,
 }
 
-/// When a client's wait is over. The sweep looks at all of them, so a request arms no timer.
-struct Deadline {
-    at: Cell<Duration>,
+/// A client's task, and when its wait is over. The sweep looks at all of them, so a request arms no
+/// timer.
+struct Slot {
+    deadline: Cell<Duration>,
     waker: RefCell<Option<Waker>>,
 }
 
 /// Of a wait that has no deadline, and of one whose deadline has passed.
-const NEVER: Duration = Duration::MAX;
+pub const NEVER: Duration = Duration::MAX;
 const PASSED: Duration = Duration::ZERO;
 
 async fn work(assignment: Assignment) {
@@ -116,11 +126,10 @@ async fn work(assignment: Assignment) {
     };
     let worker = Worker::new(driver, plan, run, thread);
     reply(Reply::Ready(worker.driver.handle()));
-    let (mut mail, mut is_ending) = (0, false);
-    while !is_ending {
+    let mut mail = 0;
+    while worker.order.get().1 != Order::End {
         mail = worker.driver.mail(mail).await;
-        while let Ok(order) = orders.try_recv() {
-            is_ending = order == Order::End;
+        while let Some(order) = worker.early.take().or_else(|| orders.try_recv().ok()) {
             if order != Order::Stop {
                 reply(worker.carry_out(order, &orders, &live).await);
             }
@@ -132,18 +141,18 @@ impl Worker {
     fn new(driver: Rc<Driver>, plan: Plan, run: u32, thread: usize) -> Rc<Worker> {
         let plan = Rc::new(plan);
         let own: Vec<usize> = (thread..plan.clients).step_by(plan.threads).collect();
-        let deadline = || Deadline { at: Cell::new(NEVER), waker: RefCell::new(None) };
+        let slot = || Slot { deadline: Cell::new(NEVER), waker: RefCell::new(None) };
         let worker = Rc::new(Worker {
             driver,
-            tally: RefCell::default(),
+            tallies: plan.targets.iter().map(|_| RefCell::default()).collect(),
             version: Cell::new(None),
             order: Cell::new((0, Order::Stop)),
+            early: Cell::new(None),
             started: Cell::new(Duration::ZERO),
             stop_at: Cell::new(Duration::ZERO),
             remaining: Cell::new(0),
-            waiting: RefCell::default(),
             control: RefCell::default(),
-            deadlines: (0..own.len() * plan.targets.len()).map(|_| deadline()).collect(),
+            slots: (0..own.len() * plan.targets.len()).map(|_| slot()).collect(),
             logins: Cell::new(0),
             login_queue: RefCell::default(),
             plan: plan.clone(),
@@ -162,46 +171,45 @@ impl Worker {
 
     /// Hands an order to the clients it is for and waits until each has done its part.
     async fn carry_out(&self, order: Order, orders: &Receiver<Order>, live: &AtomicU64) -> Reply {
-        let clients = self.deadlines.len();
-        let (clients, time) = match order {
-            Order::Connect { .. } => (clients / self.plan.targets.len(), Duration::ZERO),
-            Order::Run { time, .. } => (clients / self.plan.targets.len(), time),
-            Order::Stop | Order::End => (clients, Duration::ZERO),
+        let own = self.slots.len() / self.plan.targets.len();
+        let (target, slots, time) = match order {
+            Order::Connect { target } => (target, target * own..(target + 1) * own, Duration::ZERO),
+            Order::Run { target, time } => (target, target * own..(target + 1) * own, time),
+            Order::Stop | Order::End => (0, 0..self.slots.len(), Duration::ZERO),
         };
         let now = self.driver.now();
         self.started.set(now);
         self.stop_at.set(now + time);
-        self.remaining.set(clients);
+        self.remaining.set(slots.len());
         self.order.set((self.order.get().0 + 1, order));
-        for waker in std::mem::take(&mut *self.waiting.borrow_mut()) {
-            self.wake(waker);
-        }
+        self.slots[slots].iter().for_each(|slot| self.wake_slot(slot));
         while !self.is_done_after_a_while().await {
             self.sweep();
-            live.store(self.tally.borrow().requests, Ordering::Relaxed);
-            if matches!(orders.try_recv(), Ok(Order::Stop)) {
+            live.store(self.tallies[target].borrow().requests, Ordering::Relaxed);
+            if let Ok(early) = orders.try_recv() {
+                self.early.set(Some(early));
                 self.stop_at.set(self.stop_at.get().min(self.driver.now()));
             }
         }
-        let tally = self.tally.take();
+        let tally = self.tallies[target].take();
         live.store(tally.requests, Ordering::Relaxed);
         match order {
             Order::Run { .. } => {
                 let time = self.stop_at.get() - self.started.get();
                 Reply::Measured { tally: Box::new(tally), time }
             }
-            _ => Reply::Connected { tally, version: self.version.get() },
+            _ => Reply::Connected { tally: Box::new(tally), version: self.version.get() },
         }
     }
 
     async fn is_done_after_a_while(&self) -> bool {
-        let mut while_ = std::pin::pin!(self.driver.sleep(SWEEP));
+        let mut pause = std::pin::pin!(self.driver.sleep(SWEEP));
         poll_fn(|cx| {
             if self.remaining.get() == 0 {
                 return Poll::Ready(true);
             }
             *self.control.borrow_mut() = Some(cx.waker().clone());
-            while_.as_mut().poll(cx).map(|()| false)
+            pause.as_mut().poll(cx).map(|()| false)
         })
         .await
     }
@@ -209,16 +217,38 @@ impl Worker {
     /// Ends the waits whose deadline has passed.
     fn sweep(&self) {
         let now = self.driver.now();
-        for deadline in self.deadlines.iter().filter(|deadline| deadline.at.get() < now) {
-            deadline.at.set(PASSED);
-            if let Some(waker) = deadline.waker.borrow_mut().take() {
-                self.wake(waker);
-            }
+        for slot in self.slots.iter().filter(|slot| slot.deadline.get() < now) {
+            slot.deadline.set(PASSED);
+            self.wake_slot(slot);
         }
     }
 
-    /// The next order for this target behind number `seen`.
-    pub fn poll_order(&self, target: usize, seen: u64, cx: &Context<'_>) -> Poll<(u64, Order)> {
+    fn wake_slot(&self, slot: &Slot) {
+        if let Some(waker) = slot.waker.borrow_mut().take() {
+            self.wake(waker);
+        }
+    }
+
+    fn keep_waker(&self, slot: usize, cx: &Context<'_>) {
+        let mut waker = self.slots[slot].waker.borrow_mut();
+        match &mut *waker {
+            Some(waker) => waker.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+    }
+
+    pub fn tally(&self, target: usize) -> RefMut<'_, Tally> {
+        self.tallies[target].borrow_mut()
+    }
+
+    /// The next order behind number `seen` for the client of this slot.
+    pub fn poll_order(
+        &self,
+        target: usize,
+        slot: usize,
+        seen: u64,
+        cx: &Context<'_>,
+    ) -> Poll<(u64, Order)> {
         let (number, order) = self.order.get();
         let is_for_it = match order {
             Order::Connect { target: of } | Order::Run { target: of, .. } => of == target,
@@ -228,10 +258,7 @@ impl Worker {
         if number > seen && is_for_it {
             return Poll::Ready((number, order));
         }
-        let mut waiting = self.waiting.borrow_mut();
-        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
-            waiting.push(cx.waker().clone());
-        }
+        self.keep_waker(slot, cx);
         Poll::Pending
     }
 
@@ -251,20 +278,15 @@ impl Worker {
     }
 
     pub fn set_deadline(&self, slot: usize, at: Duration) {
-        self.deadlines[slot].at.set(at);
+        self.slots[slot].deadline.set(at);
     }
 
     /// Ready when the slot's deadline has passed.
     pub fn poll_deadline(&self, slot: usize, cx: &Context<'_>) -> Poll<()> {
-        let deadline = &self.deadlines[slot];
-        if deadline.at.get() == PASSED {
+        if self.slots[slot].deadline.get() == PASSED {
             return Poll::Ready(());
         }
-        let mut waker = deadline.waker.borrow_mut();
-        match &mut *waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
-        }
+        self.keep_waker(slot, cx);
         Poll::Pending
     }
 
