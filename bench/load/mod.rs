@@ -24,6 +24,8 @@ mod rounds;
 mod script;
 mod session;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use conductor::{Progress, run};
