@@ -1,12 +1,16 @@
-//! Provided buffers: memory the kernel picks from when bytes arrive, and the values that lend it out.
+//! Provided buffers: memory the kernel picks from when bytes arrive, and the values that lend it
+//! out.
 //!
 //! A `Pool` is one buffer ring. A buffer is in exactly one place: in the ring (the kernel may write
-//! it), in the reserve, or lent (one or more `Chunk`s may read it). The last `Chunk` of a buffer gives it back.
+//! it), in the reserve, or lent (one or more `Chunk`s may read it). The last `Chunk` of a buffer
+//! gives it back.
 //!
-//! The kernel takes buffers first in, first out: with all of them in the ring even a ping-pong touches every
-//! one in turn, and finds none in the cache. So the ring is kept shallow and the reserve is a stack.
+//! The kernel takes buffers first in, first out: with all of them in the ring even a ping-pong
+//! touches every one in turn, and finds none in the cache. So the ring is kept shallow and the
+//! reserve is a stack.
 
 use crate::transport::heap::{HeapBudget, Held};
+use crate::transport::options::Planted;
 use bytes::Bytes;
 use io_uring::types::BufRingEntry;
 use std::cell::{Cell, RefCell};
@@ -20,8 +24,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 /// What a returned buffer is filled with in test builds, so that a late reader shows.
 pub const POISON: u8 = 0xDB;
 
-/// Buffers in the ring while little happens. One enter runs about 20 receives (the kernel's limit for deferred
-/// work), so small messages on 1024 connections never had more than 63 out.
+/// Buffers in the ring while little happens. One enter runs about 20 receives (the kernel's limit
+/// for deferred work), so small messages on 1024 connections never had more than 63 out.
 const DEPTH_MIN: u16 = 64;
 
 pub struct Pool {
@@ -29,7 +33,7 @@ pub struct Pool {
     ring: NonNull<BufRingEntry>,
     memory: NonNull<u8>,
     entries: u16,
-    buffer_size: u32,
+    buffer_bytes: u32,
     tail: Cell<u16>,
     /// How many chunks hold each buffer; 0 while it is in the ring.
     holders: Box<[Cell<u16>]>,
@@ -43,20 +47,21 @@ pub struct Pool {
     reserve: RefCell<Vec<u16>>,
     /// The most that was missing at a refill since `settle_depth`.
     peak: Cell<u16>,
+    planted: Planted,
 }
 
 impl Pool {
-    /// Memory for `entries` (a power of two) buffers, all of them in the ring.
-    pub fn new(entries: u16, buffer_size: u32) -> io::Result<Rc<Pool>> {
-        assert!(
-            entries.is_power_of_two() && entries <= 1 << 15,
-            "the kernel's rule for buffer rings"
-        );
+    /// Memory for `entries` buffers; that must be a power of two up to 32,768, the kernel's rule.
+    pub fn new(entries: u16, buffer_bytes: u32, planted: Planted) -> io::Result<Rc<Pool>> {
+        if !entries.is_power_of_two() {
+            let text = format!("expected a power of two as the number of buffers, not {entries}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let pool = Pool {
             ring: map_pages(usize::from(entries) * size_of::<BufRingEntry>())?.cast(),
-            memory: map_pages(usize::from(entries) * buffer_size as usize)?,
+            memory: map_pages(usize::from(entries) * buffer_bytes as usize)?,
             entries,
-            buffer_size,
+            buffer_bytes,
             tail: Cell::new(0),
             holders: vec![Cell::new(0); entries.into()].into(),
             positions: vec![Cell::new(0); entries.into()].into(),
@@ -65,6 +70,7 @@ impl Pool {
             depth: Cell::new(DEPTH_MIN.min(entries)),
             reserve: RefCell::new((0..entries).rev().collect()),
             peak: Cell::new(0),
+            planted,
         };
         pool.refill();
         Ok(Rc::new(pool))
@@ -116,21 +122,32 @@ impl Pool {
     /// Takes over the buffers of one receive completion: `length` bytes from buffer `first` on.
     pub fn lend(self: &Rc<Self>, first: u16, length: u32, mut each: impl FnMut(Chunk)) {
         let (mut position, mut left) = (self.positions[usize::from(first)].get(), length);
+        let mut consecutive = first;
         while left > 0 {
             let id = self.id_at(position);
-            debug_assert_eq!(
-                self.holders[usize::from(id)].get(),
-                0,
-                "the kernel filled a lent buffer"
-            );
-            self.holders[usize::from(id)].set(1);
+            let holders = &self.holders[usize::from(id)];
+            debug_assert_eq!(holders.get(), 0, "the kernel filled a lent buffer");
+            holders.set(1);
             self.lent.set(self.lent.get() + 1);
             self.in_ring.set(self.in_ring.get() - 1);
-            let end = left.min(self.buffer_size);
-            each(Chunk { backing: Backing::Ring { pool: self.clone(), id }, start: 0, end });
+            let end = left.min(self.buffer_bytes);
+            let chunk = Chunk { backing: Backing::Ring { pool: self.clone(), id }, start: 0, end };
+            each(match self.planted {
+                Planted::ConsecutiveBundles => self.misread(consecutive, end),
+                _ => chunk,
+            });
             left -= end;
             position = position.wrapping_add(1);
+            consecutive = (consecutive + 1) & (self.entries - 1);
         }
+    }
+
+    /// The fault `Planted::ConsecutiveBundles`: the contents of a buffer that may be another's.
+    fn misread(&self, id: u16, length: u32) -> Chunk {
+        // SAFETY: the buffer lies inside the mapping, and `length` is at most a buffer. The kernel
+        // may be writing it, so the bytes may be any; that is the fault, and only tests plant it.
+        let bytes = unsafe { std::slice::from_raw_parts(self.buffer(id), length as usize) };
+        Chunk::from(Bytes::copy_from_slice(bytes))
     }
 
     /// Puts a buffer behind the ring's tail and shows it to the kernel.
@@ -141,14 +158,14 @@ impl Pool {
         unsafe {
             let entry = &mut *self.ring.as_ptr().add(usize::from(tail & (self.entries - 1)));
             entry.set_addr(self.buffer(id) as u64);
-            entry.set_len(self.buffer_size);
+            entry.set_len(self.buffer_bytes);
             entry.set_bid(id);
         }
         self.positions[usize::from(id)].set(tail);
         self.in_ring.set(self.in_ring.get() + 1);
         self.tail.set(tail.wrapping_add(1));
-        // SAFETY: `tail` yields the address of the ring's tail word inside the mapping; it is aligned,
-        // the kernel reads it with acquire, and nothing else writes it.
+        // SAFETY: `tail` yields the address of the ring's tail word inside the mapping; it is
+        // aligned, the kernel reads it with acquire, and nothing else writes it.
         unsafe {
             let word = BufRingEntry::tail(self.ring.as_ptr()).cast_mut();
             AtomicU16::from_ptr(word).store(self.tail.get(), Ordering::Release);
@@ -163,7 +180,7 @@ impl Pool {
         }
         if cfg!(debug_assertions) {
             // SAFETY: no chunk holds the buffer and the kernel does not have it yet.
-            unsafe { self.buffer(id).write_bytes(POISON, self.buffer_size as usize) };
+            unsafe { self.buffer(id).write_bytes(POISON, self.buffer_bytes as usize) };
         }
         self.lent.set(self.lent.get() - 1);
         self.reserve.borrow_mut().push(id);
@@ -176,14 +193,14 @@ impl Pool {
 
     fn buffer(&self, id: u16) -> *mut u8 {
         // SAFETY: ids come from `new` (0..entries), so the offset stays inside the mapping.
-        unsafe { self.memory.as_ptr().add(usize::from(id) * self.buffer_size as usize) }
+        unsafe { self.memory.as_ptr().add(usize::from(id) * self.buffer_bytes as usize) }
     }
 }
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        // SAFETY: both came from `map_pages` with these lengths. Chunks hold the pool by `Rc`, and the
-        // shard drops its ring (which ends every kernel access) before its pools.
+        // SAFETY: both came from `map_pages` with these lengths. Chunks hold the pool by `Rc`, and
+        // the shard drops its ring (which ends every kernel access) before its pools.
         unsafe {
             libc::munmap(
                 self.ring.as_ptr().cast(),
@@ -191,7 +208,7 @@ impl Drop for Pool {
             );
             libc::munmap(
                 self.memory.as_ptr().cast(),
-                usize::from(self.entries) * self.buffer_size as usize,
+                usize::from(self.entries) * self.buffer_bytes as usize,
             );
         }
     }
@@ -205,7 +222,7 @@ fn map_pages(length: usize) -> io::Result<NonNull<u8>> {
     if address == libc::MAP_FAILED {
         Err(io::Error::last_os_error())
     } else {
-        Ok(NonNull::new(address.cast()).unwrap())
+        Ok(NonNull::new(address.cast()).expect("a mapping that worked is not at address 0"))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What a task sees of a socket: receive a chunk, queue chunks, shut down, close, hand over.
 //!
-//! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is sent.
+//! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is
+//! sent.
 
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::{Driver, store};
@@ -34,8 +35,8 @@ impl Conn {
         Conn { driver, key }
     }
 
-    /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask gets at most
-    /// the rest of one credit more.
+    /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask
+    /// gets at most the rest of one credit more.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         self.with(|socket| {
             if let Some(chunk) = socket.received.pop_front() {
@@ -58,15 +59,19 @@ impl Conn {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
 
-    /// What has come already, without asking for more: for a source whose peer is slow, so that its bytes wait
-    /// in the peer's queue, where a stuck send takes them off the ring's buffers.
+    /// What has come already, without asking for more: for a source whose peer is slow, so that its
+    /// bytes wait in the peer's queue, where a stuck send takes them off the ring's buffers.
     pub fn take_received(&self) -> Option<Chunk> {
         self.with(|socket| (socket.received.pop_front(), false))
     }
 
-    /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for the limit.
+    /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for
+    /// the limit. After a failed send they are dropped: bytes before them are missing.
     pub fn send(&self, chunks: impl IntoIterator<Item = Chunk>) {
         self.with(|socket| {
+            if socket.send_error.is_some() {
+                return ((), false);
+            }
             for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
                 socket.queued_bytes += chunk.len();
                 socket.queue.push_back(chunk);
@@ -120,16 +125,17 @@ impl Conn {
         self.with(|socket| (address_of(socket2::SockRef::from(&socket.fd).local_addr()), false))
     }
 
-    /// Ready while less than the limit is queued. While it is not, look at the source with `poll_dead` only.
+    /// Ready while less than the limit is queued. While it is not, look at the source with
+    /// `poll_dead` only.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let limit = self.driver.options.queue_bytes_max;
+        let limit = self.driver.options().queue_bytes_max;
         self.poll_queue(cx, |socket| {
             socket.queued_bytes < limit && socket.queue.len() < ring::GATHER_MAX
         })
     }
 
-    /// Whether bytes that came already may still be queued above the limit: all of one credit, but not any
-    /// number of small chunks, each of which holds a whole buffer.
+    /// Whether bytes that came already may still be queued above the limit: all of one credit, but
+    /// not any number of small chunks, each of which holds a whole buffer.
     pub fn has_room(&self) -> bool {
         self.with(|socket| (socket.queue.len() < 2 * ring::GATHER_MAX, false))
     }
@@ -156,9 +162,9 @@ impl Conn {
         })
     }
 
-    /// Ready when the peer has reset the connection. For a source that is not read: its bytes are not taken.
-    /// POLLRDHUP is a mere half-close and POLLHUP two of them; both come while bytes are still unread, so
-    /// only POLLERR is death.
+    /// Ready when the peer has reset the connection. For a source that is not read: its bytes are
+    /// not taken. POLLRDHUP is a mere half-close and POLLHUP two of them; both come while bytes are
+    /// still unread, so only POLLERR is death.
     pub fn poll_dead(&self, cx: &Context<'_>) -> Poll<()> {
         const DEAD: u32 = libc::POLLERR as u32;
         const LAST: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
@@ -201,8 +207,9 @@ impl Conn {
         });
     }
 
-    /// Last bytes, end of our direction, the peer's end-of-file, then the descriptor: in this order, so that
-    /// the kernel never answers unread bytes with a reset that destroys what we sent last.
+    /// Last bytes, end of our direction, the peer's end-of-file, then the descriptor: in this
+    /// order, so that the kernel never answers unread bytes with a reset that destroys what we sent
+    /// last.
     pub async fn close(self) {
         let mut limit = pin!(self.driver.sleep(CLOSE_WITHIN));
         let mut is_shut = false;
@@ -229,8 +236,9 @@ impl Conn {
         .await;
     }
 
-    /// Takes an idle connection off this shard. `None`: something came until the receive's last completion,
-    /// so it is not idle and is given up. What comes later stays in the socket for the next owner.
+    /// Takes an idle connection off this shard. `None`: something came until the receive's last
+    /// completion, so it is not idle and is given up. What comes later stays in the socket for the
+    /// next owner.
     pub async fn detach(self) -> Option<IdleSocket> {
         let is_idle =
             self.with(|socket| (socket.queue.is_empty() && socket.send_error.is_none(), false));

@@ -1,25 +1,22 @@
-//! One core's pump: it turns completions into wakes, and sleeps.
+//! One core's data plane as its tasks see it: accept, dial, deadlines, wakes from other threads.
 //!
-//! `Driver` is shared by all tasks of one executor. `State` is what the pump and the tasks both touch;
-//! no borrow of it crosses an `.await`. Laws: nothing blocks while `wakes` is not zero; the eventfd is on
-//! around every park in glommio.
+//! `Driver` is shared by all tasks of one executor. `State` is what the pump (in `pump`) and the
+//! tasks both touch; no borrow of it crosses an `.await`.
 
 use crate::transport::buffer::Pool;
 use crate::transport::conn::Conn;
 use crate::transport::heap::HeapBudget;
 use crate::transport::listener;
+use crate::transport::pump::{self, Doorbell};
 use crate::transport::ring::{self, Receive, Ring};
-use crate::transport::socket::{Key, Life, Operation, Side, Socket, user_data};
-use crate::transport::state::{Listening, MESSENGER, NOBODY, State, Timer, millis};
+use crate::transport::selftest;
+use crate::transport::socket::{Life, Operation, Side, Socket, user_data};
+use crate::transport::state::{MESSENGER, NOBODY, State, Timer, millis};
 use crate::transport::wheel::TimerId;
-
-pub use crate::transport::state::STUCK_AFTER;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -27,121 +24,89 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-/// How late glommio's timers and channels may be while the shard is busy; a visit costs about 20 system calls.
-pub const TICK: Duration = Duration::from_millis(5);
-/// Silence before the shard goes idle: shorter pauses between requests are cheaper slept in our own ring.
-const SILENT_TICKS: u32 = 3;
-/// glommio 0.9.0 can park with runnable tasks; two beats with no common period bound that stall.
-const HEARTBEATS: [Duration; 2] = [Duration::from_millis(233), Duration::from_millis(317)];
-#[derive(Clone, Debug)]
-pub struct Options {
-    pub receive: Receive,
-    /// Buffers for accepted and for dialed sockets.
-    pub buffers: [u16; 2],
-    pub buffer_size: u32,
-    /// Bytes a connection may queue towards one peer before its source is not read.
-    pub queue_bytes_max: usize,
-    /// Bytes of stuck sends on the heap.
-    pub heap_max: usize,
-}
-
-impl Default for Options {
-    /// 512 x 16 KiB twice; 64 KiB of credit is four buffers; 64 MiB of copies.
-    fn default() -> Self {
-        let receive = Receive::Limited { bundle: false, total: 64 << 10 };
-        Options {
-            receive,
-            buffers: [512; 2],
-            buffer_size: 16 << 10,
-            queue_bytes_max: 64 << 10,
-            heap_max: 64 << 20,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    pub enters: u64,
-    pub sockets: usize,
-    pub timers: usize,
-    pub lent: [u16; 2],
-    pub lent_max: [u16; 2],
-    pub heap_bytes: usize,
-    pub deepened: u64,
-    pub parked: u64,
-    pub rescued: u64,
-    pub over_budget: u64,
-    pub stopped_receives: u64,
-    pub accept_pauses: u64,
-    pub visits: u64,
-    pub sleeps: u64,
-    pub ticks: u64,
-    pub relayed_bytes: u64,
-    pub copied_bytes: u64,
-}
+pub use crate::transport::options::{Counters, Options, Planted};
+pub use crate::transport::send::STUCK_AFTER;
+pub use crate::transport::turn::TICK;
 
 pub struct Driver {
     pub(crate) state: RefCell<State>,
-    doorbell: Doorbell,
+    pub(crate) doorbell: Doorbell,
     mailbox: Arc<UnixStream>,
     ring_fd: RawFd,
-    is_idle: Cell<bool>,
-    pub options: Options,
+    pub(crate) is_idle: Cell<bool>,
+    options: Options,
 }
 
 impl Driver {
-    /// Makes the ring, its pools and the pump. Call it inside the executor: the ring belongs to this thread.
+    /// Makes the ring, its pools and the pump. Call it inside the executor: the ring belongs to
+    /// this thread. The error is one line for the operator: what refused, and what to change.
     pub fn start(options: Options) -> Result<Rc<Driver>, String> {
         let mut ring = Ring::new()?;
-        let text = |error: io::Error| format!("io_uring set-up failed: {error}");
-        let pool = |entries| Pool::new(entries, options.buffer_size).map_err(text);
-        let pools = [pool(options.buffers[0])?, pool(options.buffers[1])?];
-        for (group, pool) in pools.iter().enumerate() {
-            ring.register_pool(pool, group as u16).map_err(text)?;
+        let text = |error: io::Error| ring::explain(&error);
+        let pool = |entries| Pool::new(entries, options.buffer_bytes, options.planted);
+        let pools = [pool(options.buffers[0]), pool(options.buffers[1])];
+        let [accepted, dialled] = pools;
+        let pools = [accepted.map_err(text)?, dialled.map_err(text)?];
+        for (group, pool) in (0..).zip(&pools) {
+            ring.register_pool(pool, group).map_err(text)?;
         }
         let doorbell = Doorbell::new().map_err(text)?;
-        ring.register_eventfd(doorbell.bell.as_raw_fd()).map_err(text)?;
+        ring.register_eventfd(doorbell.as_raw_fd()).map_err(text)?;
         let (mailbox, mail) = UnixStream::pair().map_err(text)?;
-        mailbox.set_nonblocking(true).map_err(text)?; // a full one has been rung often enough
+        // A full mailbox has been rung often enough.
+        mailbox.set_nonblocking(true).map_err(text)?;
         ring.read_mail(mail.as_raw_fd(), user_data(Operation::Mail, NOBODY));
         let ring_fd = ring.as_raw_fd();
-        let state = RefCell::new(State::new(ring, pools, options.clone(), mail));
-        let mailbox = Arc::new(mailbox);
+        let receive = options.receive.unwrap_or_else(|| {
+            Receive::choose(selftest::abilities(), options.wants_bundles, options.credit_bytes)
+        });
         let driver = Rc::new(Driver {
-            state,
+            state: RefCell::new(State::new(ring, pools, &options, receive, mail)),
             doorbell,
-            mailbox,
+            mailbox: Arc::new(mailbox),
             ring_fd,
             is_idle: Cell::new(false),
             options,
         });
-        glommio::spawn_local(answer_doorbell(driver.clone())).detach();
-        glommio::spawn_local(pump(driver.clone())).detach();
-        for period in HEARTBEATS {
-            glommio::spawn_local(async move {
-                loop {
-                    glommio::timer::sleep(period).await
-                }
-            })
-            .detach();
-        }
+        pump::start(&driver).map_err(text)?;
         Ok(driver)
     }
 
-    /// Starts accepting on `socket`.
-    pub fn listen(&self, socket: TcpListener) {
-        let mut state = self.state.borrow_mut();
-        state.ring.accept(socket.as_raw_fd(), user_data(Operation::Accept, NOBODY));
-        state.listener = Some(Listening { socket, accepted: VecDeque::new(), waker: None });
-        drop(state);
+    /// What it was started with.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// How receives are armed on this kernel.
+    pub fn receive(&self) -> Receive {
+        self.state.borrow().receive
+    }
+
+    /// Starts accepting on `socket`; returns the listener's number, the first is 0.
+    pub fn listen(&self, socket: TcpListener) -> u32 {
+        let number = self.state.borrow_mut().listen(socket);
+        self.kick();
+        number
+    }
+
+    /// Ends accepting on all listeners; what was accepted already is still handed out.
+    pub fn stop_listening(&self) {
+        self.state.borrow_mut().stop_listening();
         self.kick();
     }
 
-    /// The next accepted connection. What was accepted waits in the shard: dropping this loses nothing.
+    /// The next connection of the first listener.
     pub async fn accept(self: &Rc<Self>) -> Conn {
+        self.accept_on(0).await
+    }
+
+    /// The next connection of a listener, by the number that `listen` returned. One task per
+    /// listener. What was accepted waits in the shard: dropping this loses nothing. Waits for ever
+    /// once accepting has ended.
+    pub async fn accept_on(self: &Rc<Self>, listener: u32) -> Conn {
         let fd = poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
-            let listener = state.listener.as_mut().expect("listen was called");
+            let listener = state.listeners.get_mut(listener as usize).expect("listen was called");
             match listener.accepted.pop_front() {
                 Some(fd) => Poll::Ready(fd),
                 None => {
@@ -166,30 +131,18 @@ impl Driver {
         Conn::new(self.clone(), key)
     }
 
-    /// Connects; the address is a value, names are resolved elsewhere.
-    pub async fn dial(self: &Rc<Self>, address: std::net::SocketAddr) -> io::Result<Conn> {
+    /// Connects; the address is a value, names are resolved elsewhere. No time limit of its own;
+    /// dropping it ends the attempt.
+    pub async fn dial(self: &Rc<Self>, address: SocketAddr) -> io::Result<Conn> {
         let address = Box::new(socket2::SockAddr::from(address));
         // Not O_NONBLOCK: such a socket makes the ring answer EAGAIN instead of waiting.
         let fd = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
         listener::set_options(&fd)?;
-        let conn = Conn::new(self.clone(), self.begin_connect(fd.into(), address));
+        let socket = Socket::new(fd.into(), Side::Dialed, Life::Connecting);
+        let key = self.state.borrow_mut().connect(socket, address);
+        let conn = Conn::new(self.clone(), key);
         self.kick();
         conn.connected().await.map(|()| conn)
-    }
-
-    fn begin_connect(&self, fd: OwnedFd, address: Box<socket2::SockAddr>) -> Key {
-        let state = &mut *self.state.borrow_mut();
-        let mut socket = Socket::new(fd, Side::Dialed, Life::Connecting);
-        (socket.address, socket.operations) = (Some(address), 1);
-        let raw = socket.fd.as_raw_fd();
-        let key = state.sockets.insert(socket);
-        let address = state
-            .sockets
-            .get(key)
-            .and_then(|socket| socket.address.as_deref())
-            .expect("just put there");
-        state.ring.connect(raw, address, user_data(Operation::Connect, key));
-        key
     }
 
     /// A deadline on the shard's wheel; dropping it disarms it.
@@ -208,8 +161,8 @@ impl Driver {
         glommio::spawn_local(task).detach();
     }
 
-    /// To be called by whatever wakes a task of this shard without the ring (a local queue, a notification):
-    /// else that task waits for the next completion or tick.
+    /// To be called by whatever wakes a task of this shard without the ring (a local queue, a
+    /// notification): else that task waits for the next completion or tick.
     pub fn note_wake(&self) {
         self.state.borrow_mut().wakes += 1;
     }
@@ -235,10 +188,10 @@ impl Driver {
     pub async fn mail(&self, seen: u64) -> u64 {
         poll_fn(|cx| {
             let mut state = self.state.borrow_mut();
-            if state.mail_count > seen {
-                return Poll::Ready(state.mail_count);
+            if state.mail.count > seen {
+                return Poll::Ready(state.mail.count);
             }
-            state.mail_wakers.push(cx.waker().clone());
+            state.mail.wakers.push(cx.waker().clone());
             Poll::Pending
         })
         .await
@@ -254,9 +207,9 @@ impl Driver {
         self.state.borrow().heap.clone()
     }
 
-    /// Reads the completions that the kernel has ready, without waiting: to be called before an idle
-    /// connection is used again, so that `Conn::is_quiet` speaks of now. Costs a system call only if
-    /// the kernel says that there is work.
+    /// Reads the completions that the kernel has ready, without waiting: to be called before an
+    /// idle connection is used again, so that `Conn::is_quiet` speaks of now. Costs a system call
+    /// only if the kernel says that there is work.
     pub fn catch_up(&self) {
         let caught = self.state.borrow_mut().catch_up();
         if caught {
@@ -264,15 +217,23 @@ impl Driver {
         }
     }
 
-    pub fn counters(&self) -> Counters {
-        self.state.borrow_mut().count()
+    /// Adds to `Counters::copied_bytes` what a task copied out of received chunks.
+    pub fn note_copied(&self, bytes: usize) {
+        self.state.borrow_mut().counters.copied_bytes += bytes as u64;
     }
 
+    /// What the shard has done and holds now.
+    pub fn counters(&self) -> Counters {
+        self.state.borrow().count()
+    }
+
+    /// Whether the pump sleeps in the executor's reactor.
     pub fn is_idle(&self) -> bool {
         self.is_idle.get()
     }
 
-    /// A task that glommio woke (a timer, a channel) queued work: the pump may be parked and must see it.
+    /// A task that glommio woke (a timer, a channel) queued work: the pump may be parked and must
+    /// see it.
     pub(crate) fn kick(&self) {
         if self.is_idle.get() {
             self.doorbell.ring();
@@ -288,94 +249,11 @@ pub struct DriverHandle {
 }
 
 impl DriverHandle {
-    /// From any thread. Writing the *doorbell* instead would not wake a shard that sleeps in its own ring.
+    /// From any thread. Writing the *doorbell* instead would not wake a shard that sleeps in its
+    /// own ring.
     pub fn ring(&self) {
         let _ = (&*self.mailbox).write(&[1]);
     }
-}
-
-/// The eventfd the private ring writes, read through glommio: the one bridge between the two.
-struct Doorbell {
-    bell: File,
-    is_rung: Cell<bool>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Doorbell {
-    fn new() -> io::Result<Doorbell> {
-        Ok(Doorbell {
-            bell: ring::new_eventfd()?,
-            is_rung: Cell::new(false),
-            waker: RefCell::new(None),
-        })
-    }
-
-    /// Lets `wait` return.
-    fn ring(&self) {
-        self.is_rung.set(true);
-        if let Some(waker) = self.waker.borrow_mut().take() {
-            waker.wake();
-        }
-    }
-
-    async fn wait(&self) {
-        poll_fn(|cx| {
-            if self.is_rung.replace(false) {
-                return Poll::Ready(());
-            }
-            store(&mut self.waker.borrow_mut(), cx);
-            Poll::Pending
-        })
-        .await
-    }
-}
-
-async fn answer_doorbell(driver: Rc<Driver>) {
-    let file = ring::glommio_file(
-        driver.doorbell.bell.try_clone().expect("a descriptor for the doorbell"),
-    );
-    loop {
-        // A read of eight bytes at offset 0 is the only public way to wait for a descriptor in glommio.
-        file.read_at(0, size_of::<u64>()).await.expect("an eventfd can be read");
-        driver.doorbell.ring();
-    }
-}
-
-/// Busy until three silent ticks, then idle until the doorbell.
-async fn pump(driver: Rc<Driver>) {
-    loop {
-        driver.state.borrow_mut().wake_up();
-        let mut silent = 0;
-        while silent < SILENT_TICKS {
-            let visit = driver.state.borrow_mut().turn();
-            if visit {
-                let quiet = driver.state.borrow_mut().end_of_tick();
-                silent = if quiet { silent + 1 } else { 0 };
-                visit_reactor(&driver).await;
-            } else {
-                // Tasks first: the pump comes back behind all it has woken.
-                driver.state.borrow_mut().wakes = 0;
-                glommio::executor().yield_now().await;
-            }
-        }
-        if driver.state.borrow_mut().fall_asleep() {
-            driver.is_idle.set(true);
-            driver.doorbell.wait().await;
-            driver.is_idle.set(false);
-        }
-    }
-}
-
-/// Lets glommio look at its own rings: timers, channels and files. With every task run it parks, and the
-/// written doorbell ends that park at once. The eventfd is on meanwhile, in case glommio parks wrongly.
-async fn visit_reactor(driver: &Driver) {
-    driver.state.borrow_mut().begin_visit();
-    driver.doorbell.is_rung.set(false);
-    (&driver.doorbell.bell).write_all(&1u64.to_ne_bytes()).expect("an eventfd takes a write");
-    driver.doorbell.wait().await;
-    // Tasks that glommio woke may have woken others behind the pump: one more round for those.
-    glommio::executor().yield_now().await;
-    driver.state.borrow_mut().ring.signal_eventfd(false);
 }
 
 /// Waits for a deadline of the wheel.

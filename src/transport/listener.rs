@@ -18,8 +18,8 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Bytes that the peer's kernel has not acknowledged by then end the connection.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 
-/// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The error
-/// is one line for the operator.
+/// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The
+/// error is one line for the operator.
 pub fn bind(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, String> {
     let explain = |error: io::Error| explain(address, &error);
     refuse_taken(address).map_err(explain)?;

@@ -17,7 +17,8 @@ const SQ_ENTRIES: u32 = 512;
 const SQ_ENTRIES_MIN: u32 = 64;
 /// Completions per submission entry: one multishot entry completes many times (4096 for 512).
 const CQ_FACTOR: u32 = 8;
-/// A predecessor's rings are given back asynchronously: a quick restart sees ENOMEM for about a second.
+/// A predecessor's rings are given back asynchronously: a quick restart sees ENOMEM for about a
+/// second.
 const ENOMEM_PATIENCE: Duration = Duration::from_secs(1);
 /// Spans gathered into one SENDMSG: some credits of four full buffers, or sixteen small messages.
 pub const GATHER_MAX: usize = 16;
@@ -28,8 +29,8 @@ const MAIL_BYTES: usize = 64;
 const ENTER_GETEVENTS: u32 = 1 << 0;
 const ENTER_REGISTERED_RING: u32 = 1 << 4;
 const REGISTER_RING_FDS: u32 = 20;
-/// Where `optlen` lies in `struct io_uring_sqe` (the crate has no setter): for a multishot receive the
-/// kernel (6.18) takes it as the total number of bytes after which the receive ends by itself.
+/// Where `optlen` lies in `struct io_uring_sqe` (the crate has no setter): for a multishot receive
+/// the kernel (6.18) takes it as the total number of bytes after which the receive ends by itself.
 const SQE_OPTLEN_OFFSET: usize = 44;
 
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +79,8 @@ pub struct Ring {
 }
 
 impl Ring {
-    /// Sets up a ring, with fewer entries or after a wait if memory is short. The error is one line for the operator.
+    /// Sets up a ring, with fewer entries or after a wait if memory is short. The error is one line
+    /// for the operator.
     pub fn new() -> Result<Ring, String> {
         let (mut entries, started) = (SQ_ENTRIES, Instant::now());
         loop {
@@ -89,7 +91,8 @@ impl Ring {
                 }
                 Err(_) if entries > SQ_ENTRIES_MIN => entries /= 2,
                 Err(error) if started.elapsed() > ENOMEM_PATIENCE => return Err(explain(&error)),
-                Err(_) => std::thread::sleep(ENOMEM_PATIENCE / 20),
+                // At start only: this executor has nothing else to do yet.
+                Err(_) => std::thread::park_timeout(ENOMEM_PATIENCE / 20),
             }
         }
     }
@@ -114,7 +117,8 @@ impl Ring {
         })?;
         let (enter_fd, enter_flags) = match register_ring_fd(io.as_raw_fd()) {
             Ok(index) => (index, ENTER_REGISTERED_RING),
-            Err(_) => (io.as_raw_fd(), 0), // seccomp may forbid it; then each enter looks the descriptor up
+            // Seccomp may forbid it; then each enter looks the descriptor up.
+            Err(_) => (io.as_raw_fd(), 0),
         };
         let zero = Timespec::new;
         Ok(Ring {
@@ -135,8 +139,8 @@ impl Ring {
         pool: &crate::transport::buffer::Pool,
         group: u16,
     ) -> io::Result<()> {
-        // SAFETY: the pool's ring is mapped, page-aligned and has that many entries; the shard keeps
-        // the pool until the ring is gone.
+        // SAFETY: the pool's ring is mapped, page-aligned and has that many entries; the shard
+        // keeps the pool until the ring is gone.
         unsafe {
             self.io.submitter().register_buf_ring_with_flags(
                 pool.ring_address(),
@@ -163,7 +167,8 @@ impl Ring {
         self.enters += 1;
         loop {
             let queued = self.queued() as u32;
-            // SAFETY: plain integers and no argument; the entries queued were vetted by `push`'s callers.
+            // SAFETY: plain integers and no argument; the entries queued were vetted by `push`'s
+            // callers.
             let result = unsafe {
                 libc::syscall(
                     libc::SYS_io_uring_enter,
@@ -180,7 +185,8 @@ impl Ring {
             }
             match io::Error::last_os_error() {
                 error if error.raw_os_error() == Some(libc::EINTR) => continue,
-                // EBUSY: completions overflowed, read them first. EAGAIN: short of memory, try again later.
+                // EBUSY: completions overflowed, read them first. EAGAIN: short of memory, try
+                // again later.
                 error if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
                     return Ok(());
                 }
@@ -222,7 +228,8 @@ impl Ring {
     }
 
     pub fn connect(&mut self, socket: RawFd, address: &socket2::SockAddr, user_data: u64) {
-        // The address must stay where it is until the completion: the caller boxes it in the socket's slot.
+        // The address must stay where it is until the completion: the caller boxes it in the
+        // socket's slot.
         self.push(
             opcode::Connect::new(Fd(socket), address.as_ptr().cast(), address.len()).build(),
             user_data,
@@ -292,7 +299,8 @@ impl Ring {
         self.push(entry, user_data);
     }
 
-    /// Ends a timeout. It completes once more, with ECANCELED; the removal itself is silent if it worked.
+    /// Ends a timeout. It completes once more, with ECANCELED; the removal itself is silent if it
+    /// worked.
     pub fn stop_timeout(&mut self, target: u64, user_data: u64) {
         self.push(
             opcode::TimeoutRemove::new(target).build().flags(squeue::Flags::SKIP_SUCCESS),
@@ -315,8 +323,8 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, user_data: u64) {
         let entry = entry.user_data(user_data);
-        // SAFETY: every entry above points to nothing, to a box of this ring, or to a frame, chunk or
-        // address that its socket's slot keeps until the completion.
+        // SAFETY: every entry above points to nothing, to a box of this ring, or to a frame, chunk
+        // or address that its socket's slot keeps until the completion.
         while unsafe { self.io.submission().push(&entry) }.is_err() {
             self.enter(0).expect("a full submission queue can be submitted");
         }
@@ -329,7 +337,8 @@ impl AsRawFd for Ring {
     }
 }
 
-/// The `msghdr` and spans of one send in flight. Boxed and reused: the kernel reads it after submission too.
+/// The `msghdr` and spans of one send in flight. Boxed and reused: the kernel reads it after
+/// submission too.
 pub struct SendFrame {
     spans: [libc::iovec; GATHER_MAX],
     header: libc::msghdr,
@@ -337,11 +346,13 @@ pub struct SendFrame {
 
 impl SendFrame {
     pub fn new() -> Box<SendFrame> {
-        // SAFETY: `iovec` and `msghdr` are plain C structs for which all zeroes is valid (null and 0).
+        // SAFETY: `iovec` and `msghdr` are plain C structs for which all zeroes is valid (null and
+        // 0).
         unsafe { Box::new(std::mem::zeroed()) }
     }
 
-    /// Points at the first chunks of a queue; returns how many. The caller keeps them in place until the completion.
+    /// Points at the first chunks of a queue; returns how many. The caller keeps them in place
+    /// until the completion.
     pub fn fill<'a>(self: &mut Box<Self>, chunks: impl Iterator<Item = &'a Chunk>) -> usize {
         let mut count = 0;
         for (span, chunk) in self.spans.iter_mut().zip(chunks) {
@@ -358,8 +369,8 @@ impl SendFrame {
 /// Sets a multishot receive's total length.
 fn with_total(mut entry: squeue::Entry, total: u32) -> squeue::Entry {
     const { assert!(size_of::<squeue::Entry>() == 64) };
-    // SAFETY: the entry is a `repr(C)` copy of the 64-byte `io_uring_sqe`; at this offset lies its 32-bit
-    // `splice_fd_in`/`file_index`/`optlen` union, which the receive opcodes leave zero.
+    // SAFETY: the entry is a `repr(C)` copy of the 64-byte `io_uring_sqe`; at this offset lies its
+    // 32-bit `splice_fd_in`/`file_index`/`optlen` union, which the receive opcodes leave zero.
     unsafe { (&raw mut entry).cast::<u8>().add(SQE_OPTLEN_OFFSET).cast::<u32>().write(total) };
     entry
 }
@@ -380,15 +391,17 @@ fn register_ring_fd(fd: RawFd) -> io::Result<RawFd> {
     if result == 1 { Ok(update.offset as RawFd) } else { Err(io::Error::last_os_error()) }
 }
 
-fn explain(error: &io::Error) -> String {
+/// One line for the operator: what refused, and what to change.
+pub fn explain(error: &io::Error) -> String {
     let cure = match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "allow it: sysctl kernel.io_uring_disabled=0, or a container seccomp profile with io_uring"
+            "allow it: sysctl kernel.io_uring_disabled=0, or a seccomp profile with io_uring"
         }
         Some(libc::ENOSYS) => {
             "the kernel or its seccomp profile has no io_uring; Linux 6.1 or newer is needed"
         }
         Some(libc::EINVAL) => "Linux 6.1 or newer is needed",
+        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
         Some(libc::ENOMEM) => "raise the locked-memory limit (ulimit -l 8192) or free memory",
         _ => "see io_uring_setup(2)",
     };
@@ -415,7 +428,11 @@ pub fn raise_open_files_limit() -> io::Result<u64> {
 pub fn new_eventfd() -> io::Result<File> {
     // SAFETY: no pointers; a non-negative result is a fresh descriptor.
     let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { File::from_raw_fd(fd) }) }
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: nobody else owns it.
+    Ok(unsafe { File::from_raw_fd(fd) })
 }
 
 /// A descriptor that glommio can wait for with its public `read_at`.
@@ -465,7 +482,8 @@ mod tests {
         }
     }
 
-    /// How often out of three a ring that is not entered rings its eventfd when a pending read of `reader` gets bytes.
+    /// How often out of three a ring that is not entered rings its eventfd when a pending read of
+    /// `reader` gets bytes.
     fn rings_heard(reader: RawFd, mut write: impl FnMut()) -> usize {
         let mut ring = Ring::with_entries(8).unwrap();
         let bell = new_eventfd().unwrap();
@@ -491,8 +509,9 @@ mod tests {
         count
     }
 
-    /// Why the mailbox is a socket pair. From within an eventfd's wake-up the kernel signals another eventfd
-    /// only later, and 6.18 does that once per ring: the second wake of an idle shard is lost.
+    /// Why the mailbox is a socket pair. From within an eventfd's wake-up the kernel signals
+    /// another eventfd only later, and 6.18 does that once per ring: the second wake of an idle
+    /// shard is lost.
     #[test]
     fn a_mailbox_must_not_be_an_eventfd() {
         let (mut writer, reader) = UnixStream::pair().unwrap();
@@ -501,7 +520,7 @@ mod tests {
         let count =
             rings_heard(eventfd.as_raw_fd(), || (&eventfd).write_all(&1u64.to_ne_bytes()).unwrap());
         println!(
-            "of 3 writes to an eventfd that is read in the ring, the ring's own eventfd told of {count}"
+            "of 3 writes to an eventfd read in the ring, the ring's own eventfd told of {count}"
         );
     }
 }

@@ -1,16 +1,18 @@
 //! What this kernel can do, found out on a socket pair before the first client.
 
 use crate::transport::buffer::{Chunk, Pool};
+use crate::transport::options::Planted;
 use crate::transport::ring::{Receive, Ring};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 const BUFFERS: u16 = 8;
 const BUFFER_SIZE: u32 = 4096;
-/// One byte, exact buffers, short last buffers, and all buffers but one; with an odd number of rounds per
-/// cycle the bundles begin at ever different places of the ring.
+/// One byte, exact buffers, short last buffers, and all buffers but one; with an odd number of
+/// rounds per cycle the bundles begin at ever different places of the ring.
 const LENGTHS: [usize; 7] = [1, 4096, 5000, 12_289, 100, 8192, 27_000];
 const ROUNDS: usize = 70;
 
@@ -18,27 +20,40 @@ const ROUNDS: usize = 70;
 pub struct Abilities {
     /// A multishot receive ends by itself after a total number of bytes (6.18).
     pub limited: bool,
-    /// Several buffers per completion arrive in the ring's order, whatever order they were returned in (6.10+).
+    /// Several buffers per completion arrive in the ring's order, whatever order they were returned
+    /// in (6.10+).
     pub bundles: bool,
 }
 
-/// Never fails: what does not work is not used.
-pub fn probe() -> Abilities {
-    let limited = ends_at_total().unwrap_or(false);
-    Abilities { limited, bundles: limited && keeps_contents(true).unwrap_or(false) }
+/// What this kernel can do; tried once per process.
+pub fn abilities() -> Abilities {
+    static FOUND: OnceLock<Abilities> = OnceLock::new();
+    *FOUND.get_or_init(probe)
 }
 
-/// The best way to receive here.
-pub fn choose(abilities: Abilities, wants_bundles: bool, total: u32) -> Receive {
-    match abilities.limited {
-        true => Receive::Limited { bundle: wants_bundles && abilities.bundles, total },
-        false => Receive::Single,
+/// Never fails: what does not work is not used.
+fn probe() -> Abilities {
+    let limited = ends_at_total().unwrap_or(false);
+    let keeps = || keeps_contents(true, Planted::Nothing).unwrap_or(false);
+    Abilities { limited, bundles: limited && keeps() }
+}
+
+impl Receive {
+    /// The best way to receive with these abilities.
+    pub fn choose(abilities: Abilities, wants_bundles: bool, credit_bytes: u32) -> Receive {
+        if abilities.limited {
+            let bundle = wants_bundles && abilities.bundles;
+            Receive::Limited { bundle, total: credit_bytes }
+        } else {
+            Receive::Single
+        }
     }
 }
 
-/// Four buffers' worth is there, two are allowed: exactly two must come, and the second must say it was the last.
+/// Four buffers' worth is there, two are allowed: exactly two must come, and the second must say it
+/// was the last.
 fn ends_at_total() -> io::Result<bool> {
-    let mut bench = Bench::new()?;
+    let mut bench = Bench::new(Planted::Nothing)?;
     let total = 2 * BUFFER_SIZE;
     bench.writer.write_all(&vec![7; 2 * total as usize])?;
     bench.ring.receive(bench.reader.as_raw_fd(), 0, Receive::Limited { bundle: false, total }, 0);
@@ -50,8 +65,8 @@ fn ends_at_total() -> io::Result<bool> {
 }
 
 /// Writes a running pattern, returns the buffers in changing order, and compares every byte.
-pub fn keeps_contents(bundle: bool) -> io::Result<bool> {
-    let mut bench = Bench::new()?;
+fn keeps_contents(bundle: bool, planted: Planted) -> io::Result<bool> {
+    let mut bench = Bench::new(planted)?;
     let receive = Receive::Limited { bundle, total: 4 * BUFFER_SIZE };
     let (mut position, mut armed) = (0usize, false);
     for round in 0..ROUNDS {
@@ -100,9 +115,9 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> io::Result<Bench> {
+    fn new(planted: Planted) -> io::Result<Bench> {
         let (mut ring, pool) =
-            (Ring::with_entries(u32::from(BUFFERS))?, Pool::new(BUFFERS, BUFFER_SIZE)?);
+            (Ring::with_entries(u32::from(BUFFERS))?, Pool::new(BUFFERS, BUFFER_SIZE, planted)?);
         ring.register_pool(&pool, 0)?;
         let (writer, reader) = UnixStream::pair()?;
         Ok(Bench { ring, pool, writer, reader })
@@ -114,9 +129,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn abilities_of_this_kernel() {
-        let abilities = probe();
-        println!("{abilities:?}");
-        assert!(keeps_contents(false).unwrap() || !abilities.limited);
+    fn the_best_way_that_works_is_chosen() {
+        let choose = |limited, bundles, wants_bundles| {
+            Receive::choose(Abilities { limited, bundles }, wants_bundles, 1000)
+        };
+        let limited = |bundle| Receive::Limited { bundle, total: 1000 };
+        assert_eq!(choose(false, false, true), Receive::Single);
+        assert_eq!(choose(true, true, false), limited(false));
+        assert_eq!(choose(true, false, true), limited(false));
+        assert_eq!(choose(true, true, true), limited(true));
+    }
+
+    #[test]
+    fn contents_are_kept_and_a_planted_mistake_shows() {
+        let abilities = abilities();
+        if !abilities.limited {
+            return eprintln!("skipped: no limited receive on this kernel");
+        }
+        assert!(keeps_contents(false, Planted::Nothing).unwrap());
+        if abilities.bundles {
+            assert!(!keeps_contents(true, Planted::ConsecutiveBundles).unwrap());
+        }
     }
 }

@@ -81,7 +81,8 @@ pub struct Socket {
     pub fd: OwnedFd,
     pub side: Side,
     pub life: Life,
-    /// Entries whose last completion is due. The slot, the frame and the chunks in flight stay until 0.
+    /// Entries whose last completion is due. The slot, the frame and the chunks in flight stay
+    /// until 0.
     pub operations: u32,
     pub is_dirty: bool,
 
@@ -138,17 +139,35 @@ impl Socket {
         }
     }
 
-    /// Takes `sent` bytes off the queue.
-    pub fn sent(&mut self, mut sent: usize) {
+    /// Takes `sent` bytes off the queue; returns how many of them lay in a ring's buffers.
+    pub fn sent(&mut self, mut sent: usize) -> usize {
+        let mut relayed = 0;
         self.in_flight = 0;
         self.queued_bytes -= sent;
         while sent > 0 {
             let front = self.queue.front_mut().expect("the kernel sent no more than was queued");
-            if sent < front.len() {
-                return front.advance(sent);
+            let count = sent.min(front.len());
+            relayed += if front.is_on_ring() { count } else { 0 };
+            sent -= count;
+            if count < front.len() {
+                front.advance(count);
+            } else {
+                self.queue.pop_front();
             }
-            sent -= front.len();
-            self.queue.pop_front();
+        }
+        relayed
+    }
+
+    /// Forgets what is queued, but for what the kernel reads at this moment.
+    pub fn drop_queued(&mut self) {
+        self.queue.truncate(self.in_flight);
+        self.queued_bytes = self.queue.iter().map(|chunk| chunk.len()).sum();
+    }
+
+    /// The fault `Planted::EarlyReturns`: the kernel still reads these buffers.
+    pub fn plant_early_returns(&mut self) {
+        for chunk in self.queue.iter_mut().take(self.in_flight) {
+            *chunk = Chunk::from(bytes::Bytes::copy_from_slice(chunk));
         }
     }
 }

@@ -3,9 +3,9 @@
 //! Every variant has the interface of `Conn`, so that the tasks above do not know what lies below.
 //! The match is static: a plain connection costs one predictable branch.
 //!
-//! - TLS: a variant that owns a `Conn` and a rustls connection. `poll_recv` feeds received chunks to
-//!   it and returns plaintext as chunks; `send` encrypts into heap chunks. Partial records live in the
-//!   variant, never in a future.
+//! - TLS: a variant that owns a `Conn` and a rustls connection. `poll_recv` feeds received chunks
+//!   to it and returns plaintext as chunks; `send` encrypts into heap chunks. Partial records live
+//!   in the variant, never in a future.
 //! - WebSocket: a variant over either. `poll_recv` unmasks payloads in place and returns them as
 //!   spans; `send` puts a frame header in front, gathered into the same send.
 //!

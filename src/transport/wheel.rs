@@ -1,6 +1,7 @@
 //! Deadlines, pure: a hashed wheel. Inserting and cancelling cost O(1); time is a tick number.
 
-/// A power of two; with 5 ms per tick one turn is 2.5 s, so most deadlines are met in their first turn.
+/// A power of two; with 5 ms per tick one turn is 2.5 s, so most deadlines are met in their first
+/// turn.
 const BUCKETS: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,7 +18,8 @@ struct Entry<T> {
 pub struct Wheel<T> {
     entries: Vec<Entry<T>>,
     free: Vec<u32>,
-    /// Entry numbers by deadline modulo `BUCKETS`. A cancelled entry leaves its bucket when the hand passes.
+    /// Entry numbers by deadline modulo `BUCKETS`. A cancelled entry leaves its bucket when the
+    /// hand passes.
     buckets: Vec<Vec<TimerId>>,
     /// Every tick up to here has been handled.
     hand: u64,
@@ -74,7 +76,8 @@ impl<T> Wheel<T> {
         Some(value)
     }
 
-    /// Moves the hand to `now` and calls `fire` for every deadline passed, in no order within one call.
+    /// Moves the hand to `now` and calls `fire` for every deadline passed, in no order within one
+    /// call.
     pub fn advance(&mut self, now: u64, mut fire: impl FnMut(T)) {
         let first = self.hand + 1;
         let last = now.min(self.hand + BUCKETS as u64); // one whole turn looks at every bucket
@@ -119,7 +122,8 @@ mod tests {
     use super::*;
     use std::collections::BTreeMap;
 
-    /// The wheel against an ordered map: the same deadlines fire in the same call, whatever is cancelled.
+    /// The wheel against an ordered map: the same deadlines fire in the same call, whatever is
+    /// cancelled.
     #[test]
     fn agrees_with_an_ordered_map() {
         let (mut wheel, mut twin) = (Wheel::new(7), BTreeMap::new());

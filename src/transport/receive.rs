@@ -1,0 +1,120 @@
+//! Receiving: bytes that came, credit, and what happens when there is no buffer.
+//!
+//! Every receive ends by itself after its credit and is armed again only when a task asks: not
+//! asking is the back-pressure. Invariant: a socket is `Parked` exactly while its key waits in
+//! `parked`.
+
+use crate::transport::buffer::Pool;
+use crate::transport::ring::{Cqe, Receive, Ring};
+use crate::transport::socket::{Key, Operation, Receiving, Socket, user_data};
+use crate::transport::state::State;
+use std::collections::VecDeque;
+use std::os::fd::AsRawFd;
+
+/// Received chunks waiting for their task; above it the receive is cancelled. Credit counts bytes,
+/// and a trickle of small messages would take a buffer each. Four credits of full buffers.
+const WAITING_CHUNKS_MAX: usize = 16;
+
+/// Sockets of one pool that found no buffer, first come, first served.
+pub type Parked = VecDeque<Key>;
+
+impl Socket {
+    pub fn may_receive(&self) -> bool {
+        self.wants_bytes && self.receiving == Receiving::Off && self.end.is_none()
+    }
+
+    pub fn arm_receive(&mut self, ring: &mut Ring, how: Receive, key: Key) {
+        (self.wants_bytes, self.receiving) = (false, Receiving::Armed);
+        let data = user_data(Operation::Receive, key);
+        ring.receive(self.fd.as_raw_fd(), self.side as u16, how, data);
+        self.operations += 1;
+    }
+
+    /// Asks to be told of a hang-up while nothing is received.
+    pub fn arm_poll(&mut self, ring: &mut Ring, key: Key) {
+        (self.wants_hangup, self.is_polling) = (false, true);
+        // The first poll tells of a half-close; after that only a dead connection is news.
+        let events = if self.hangup == 0 { libc::POLLRDHUP as u32 } else { 0 };
+        ring.poll(self.fd.as_raw_fd(), events, user_data(Operation::Poll, key));
+        self.operations += 1;
+    }
+}
+
+impl State {
+    pub fn on_receive(&mut self, key: Key, cqe: Cqe) {
+        let socket = self.sockets.get(key).expect("a slot outlives its operations");
+        let was_armed = socket.receiving == Receiving::Armed;
+        if !cqe.more() {
+            socket.operations -= 1;
+            socket.receiving = Receiving::Off;
+        }
+        match cqe.result {
+            0 => socket.end = Some(Ok(())),
+            1.. => self.take_bytes(key, cqe, was_armed && cqe.more()),
+            result if result == -libc::ENOBUFS => self.without_buffer(key),
+            result if result == -libc::ECANCELED => {}
+            result => socket.end = Some(Err(-result)),
+        }
+        let socket = self.sockets.get(key).expect("it is still there");
+        // Armed again soon by itself: its task has nothing to do.
+        let waits = socket.wants_bytes || socket.receiving == Receiving::Parked;
+        let waker = if waits { None } else { socket.reader.take() };
+        self.settle(key);
+        self.wake(waker);
+    }
+
+    fn take_bytes(&mut self, key: Key, cqe: Cqe, is_running: bool) {
+        let State { sockets, pools, ring, counters, .. } = self;
+        let socket = sockets.get(key).expect("a slot outlives its operations");
+        let (side, length) = (socket.side as usize, cqe.result as u32);
+        let first = cqe.buffer().expect("bytes come in a buffer");
+        pools[side].lend(first, length, |chunk| socket.received.push_back(chunk));
+        counters.received_bytes[side] += u64::from(length);
+        counters.lent_max[side] = counters.lent_max[side].max(pools[side].lent());
+        if is_running && socket.received.len() > WAITING_CHUNKS_MAX {
+            socket.receiving = Receiving::Stopping;
+            socket.operations += 1;
+            counters.stopped_receives += 1;
+            let target = user_data(Operation::Receive, key);
+            ring.cancel(target, user_data(Operation::Cancel, key));
+        }
+    }
+
+    /// The kernel found no buffer and ended the receive: on with a deeper ring, or wait.
+    fn without_buffer(&mut self, key: Key) {
+        let socket = self.sockets.get(key).expect("a slot outlives its operations");
+        let side = socket.side as usize;
+        if self.pools[side].deepen() {
+            self.counters.deepened += 1;
+            socket.wants_bytes = true;
+            self.touch(key);
+        } else {
+            self.counters.parked += 1;
+            socket.receiving = Receiving::Parked;
+            self.parked[side].push_back(key);
+        }
+    }
+
+    /// Arms parked receives again once a quarter of their pool is back: so that each gets a credit,
+    /// not each a buffer.
+    pub fn unpark(&mut self) {
+        for side in 0..self.pools.len() {
+            if self.parked[side].is_empty() || is_low(&self.pools[side]) {
+                continue;
+            }
+            for key in std::mem::take(&mut self.parked[side]) {
+                if let Some(socket) = self.sockets.get(key)
+                    && socket.receiving == Receiving::Parked
+                {
+                    (socket.receiving, socket.wants_bytes) = (Receiving::Off, true);
+                    self.touch(key);
+                }
+            }
+        }
+    }
+}
+
+/// Whether less than a quarter of a pool is left.
+pub fn is_low(pool: &Pool) -> bool {
+    pool.free() < pool.entries() / 4
+}

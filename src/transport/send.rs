@@ -1,0 +1,152 @@
+//! Sending: one send in flight per socket, and what becomes of it when the peer is slow.
+//!
+//! A send that does not end keeps ring buffers from everybody. After `STUCK_AFTER`, or when its
+//! pool runs low, it is cancelled, its result says what left, and the rest goes on from the heap.
+
+use crate::transport::buffer::{Chunk, Pool};
+use crate::transport::receive::is_low;
+use crate::transport::ring::{self, Ring, SendFrame};
+use crate::transport::socket::{Key, Life, Operation, Socket, user_data};
+use crate::transport::state::{State, Timer, millis};
+use std::os::fd::AsRawFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A send that has not ended by then gives its ring buffers back and goes on from the heap. Longer
+/// than any round trip, shorter than other connections may wait for buffers.
+pub const STUCK_AFTER: Duration = Duration::from_millis(100);
+
+/// All sends of a shard.
+#[derive(Default)]
+pub struct Sends {
+    /// Frames for the next sends.
+    #[expect(clippy::vec_box, reason = "the kernel reads a frame where it is")]
+    frames: Vec<Box<SendFrame>>,
+    /// Started this turn; those that outlive the turn's completions get a timer.
+    fresh: Vec<Key>,
+    in_flight: usize,
+    /// Sends in flight with a timer.
+    watched: usize,
+}
+
+impl Sends {
+    /// Sends the first chunks of the socket's queue, gathered.
+    pub fn start(&mut self, ring: &mut Ring, key: Key, socket: &mut Socket) {
+        let frame = socket.frame.insert(self.frames.pop().unwrap_or_else(SendFrame::new));
+        socket.in_flight = frame.fill(socket.queue.iter());
+        ring.send(socket.fd.as_raw_fd(), frame, user_data(Operation::Send, key));
+        socket.operations += 1;
+        self.in_flight += 1;
+        self.fresh.push(key);
+    }
+}
+
+impl State {
+    pub fn on_send(&mut self, key: Key, result: i32) {
+        let socket = self.completed(key);
+        let (frame, timer, side) = (socket.frame.take(), socket.stuck_timer.take(), socket.side);
+        // A short or cancelled result counts as that many bytes.
+        let relayed = socket.sent(result.max(0) as usize);
+        if result < 0 && result != -libc::ECANCELED {
+            socket.send_error = Some(-result);
+            socket.drop_queued();
+        }
+        let is_rescued = std::mem::take(&mut socket.is_rescuing);
+        let goes_on = !socket.queue.is_empty() && socket.life == Life::Open;
+        self.counters.sent_bytes[side as usize] += result.max(0) as u64;
+        self.counters.relayed_bytes += relayed as u64;
+        self.sends.in_flight -= 1;
+        self.sends.frames.extend(frame);
+        if let Some(timer) = timer {
+            self.sends.watched -= 1;
+            self.wheel.cancel(timer);
+        }
+        if is_rescued && goes_on {
+            self.copy_out(key);
+        }
+        if goes_on {
+            self.touch(key);
+        }
+        let waker = self.sockets.get(key).and_then(|socket| socket.writer.take());
+        self.settle(key);
+        self.wake(waker);
+    }
+
+    /// Sends of this turn that did not complete at once get a timer; there are none unless a peer
+    /// is slow.
+    pub fn watch_fresh_sends(&mut self) {
+        while let Some(key) = self.sends.fresh.pop() {
+            if self.sends.in_flight == self.sends.watched {
+                return self.sends.fresh.clear();
+            }
+            let is_new = |socket: &mut Socket| socket.in_flight > 0 && socket.stuck_timer.is_none();
+            if self.sockets.get(key).is_some_and(is_new) {
+                self.sends.watched += 1;
+                self.arm_stuck_timer(key);
+            }
+        }
+    }
+
+    fn arm_stuck_timer(&mut self, key: Key) {
+        let end = millis(ring::monotonic() + STUCK_AFTER);
+        let timer = self.wheel.insert(end, Timer::StuckSend(key));
+        let socket = self.sockets.get(key).expect("it is sending");
+        if let Some(old) = socket.stuck_timer.replace(timer) {
+            self.wheel.cancel(old);
+        }
+    }
+
+    /// Takes a stuck socket's bytes out of the ring's buffers.
+    pub fn rescue(&mut self, key: Key) {
+        let Some(socket) = self.sockets.get(key) else { return };
+        if socket.life != Life::Open || socket.in_flight == 0 || socket.is_rescuing {
+            return;
+        }
+        if socket.queue.iter().take(socket.in_flight).any(Chunk::is_on_ring) {
+            socket.is_rescuing = true;
+            socket.operations += 1;
+            self.ring.cancel(user_data(Operation::Send, key), user_data(Operation::Cancel, key));
+        } else if socket.queue.iter().any(Chunk::is_on_ring) {
+            // The kernel reads heap chunks at the front; those behind are moved.
+            self.copy_out(key);
+        }
+        self.arm_stuck_timer(key);
+    }
+
+    /// Once per tick: does not wait for the timers while a pool is low.
+    pub fn rescue_if_low(&mut self) {
+        let is_low = |pool: &Rc<Pool>| is_low(pool);
+        if self.sends.watched == 0 || !self.pools.iter().any(is_low) {
+            return;
+        }
+        let keys: Vec<Key> = self.sockets.keys().collect();
+        for key in keys {
+            if self.sockets.get(key).is_some_and(|socket| socket.stuck_timer.is_some()) {
+                self.rescue(key);
+            }
+        }
+    }
+
+    /// Copies what is queued behind the send in flight to the heap; over budget, the connection
+    /// fails: bytes of its queue are gone, so nothing may follow them.
+    fn copy_out(&mut self, key: Key) {
+        let socket = self.sockets.get(key).expect("it is sending");
+        let mut tail = socket.queue.split_off(socket.in_flight);
+        let length = tail.iter().map(|chunk| chunk.len()).sum();
+        match Chunk::copied(&mut tail.drain(..), length, &self.heap) {
+            Some(chunk) => {
+                socket.queue.push_back(chunk);
+                self.counters.rescued += 1;
+                self.counters.copied_bytes += length as u64;
+            }
+            None => {
+                socket.send_error = Some(libc::ENOBUFS);
+                socket.queued_bytes -= length;
+                self.counters.over_budget += 1;
+            }
+        }
+        // There is room for more chunks now, or an error to see.
+        let waker = socket.writer.take();
+        self.wake(waker);
+    }
+}

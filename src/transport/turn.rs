@@ -1,0 +1,141 @@
+//! One turn of a shard: entries in, completions out, and the three ways to wait.
+//!
+//! Busy: the pump blocks in the private ring and a tick comes every few milliseconds. Visit:
+//! glommio looks at its own reactor. Idle: everything sleeps in glommio, the eventfd is on, and one
+//! timeout stands at the wheel's earliest deadline.
+
+use crate::transport::ring::{self, Cqe};
+use crate::transport::socket::{Key, Operation, user_data};
+use crate::transport::state::{NOBODY, State, Timer, millis};
+use std::time::Duration;
+
+/// How late glommio's timers and channels may be while the shard is busy; a visit costs about 20
+/// system calls (measured).
+pub const TICK: Duration = Duration::from_millis(5);
+/// How often the buffer rings' depth may shrink: about once a second.
+const DEPTH_TICKS: u64 = 200;
+/// Generations of the tick are part of 24 bits of `user_data`.
+const TICK_GENERATION_MASK: u32 = (1 << 24) - 1;
+
+impl State {
+    /// Submits, waits and handles completions until a task was woken (false) or glommio is due
+    /// (true).
+    pub fn turn(&mut self) -> bool {
+        loop {
+            // Buffers may have come back since the last completion.
+            self.unpark();
+            self.flush();
+            // Never wait for more than one completion, and never while a woken task has not run.
+            let may_wait = self.wakes == 0 && !self.seen.mail && !self.seen.tick;
+            self.enter(u32::from(may_wait));
+            if std::mem::take(&mut self.seen.tick) | std::mem::take(&mut self.seen.mail) {
+                return true;
+            }
+            if self.wakes > 0 {
+                return false;
+            }
+        }
+    }
+
+    /// Handles what the kernel has ready; false if there was nothing.
+    pub fn catch_up(&mut self) -> bool {
+        let has_work = self.ring.has_work();
+        if has_work {
+            self.enter(0);
+        }
+        has_work
+    }
+
+    fn enter(&mut self, want: u32) {
+        self.pools.iter().for_each(|pool| pool.refill());
+        self.ring.enter(want).expect("a ring that was set up can be entered");
+        let completions = self.ring.completions();
+        for cqe in &completions {
+            self.handle(*cqe);
+        }
+        self.ring.recycle(completions);
+        self.watch_fresh_sends();
+    }
+
+    /// From idle to busy.
+    pub fn wake_up(&mut self) {
+        self.ring.signal_eventfd(false);
+        self.tick_generation += 1;
+        self.ring.start_tick(TICK, user_data(Operation::Tick, self.tick_key()));
+        self.seen.traffic = true;
+        self.advance_wheel();
+    }
+
+    /// Before a look at glommio's reactor, which may park wrongly: completions must be able to end
+    /// that.
+    pub fn begin_visit(&mut self) {
+        self.counters.visits += 1;
+        self.wakes = 0;
+        self.ring.signal_eventfd(true);
+    }
+
+    /// From busy to idle; false if there is something to do after all. The order matters: first the
+    /// timeouts are changed and their completions read, else those would ring the doorbell and the
+    /// shard would never sleep; then the eventfd goes on; then one enter that flushes what came
+    /// before; then a look.
+    pub fn fall_asleep(&mut self) -> bool {
+        let silent = user_data(Operation::Silent, NOBODY);
+        let deadline_data = user_data(Operation::Deadline, NOBODY);
+        self.ring.stop_timeout(user_data(Operation::Tick, self.tick_key()), silent);
+        if let Some(deadline) = self.wheel.earliest() {
+            self.ring.stop_timeout(deadline_data, silent);
+            self.ring.start_deadline(Duration::from_millis(deadline), deadline_data);
+        }
+        self.seen.traffic = false;
+        self.unpark();
+        self.flush();
+        self.enter(0);
+        self.ring.signal_eventfd(true);
+        self.enter(0);
+        self.seen.tick = false;
+        self.counters.sleeps += 1;
+        // A parked receive waits for buffers that a task gives back without telling anybody.
+        let is_parked = self.parked.iter().any(|keys| !keys.is_empty());
+        let has_news = self.seen.traffic || self.wakes > 0 || self.has_dirty();
+        !has_news && !is_parked && self.ring.queued() == 0
+    }
+
+    /// True if nothing but the tick happened since the last one.
+    pub fn end_of_tick(&mut self) -> bool {
+        self.counters.ticks += 1;
+        if self.counters.ticks.is_multiple_of(DEPTH_TICKS) {
+            self.pools.iter().for_each(|pool| pool.settle_depth());
+        }
+        self.rescue_if_low();
+        !std::mem::take(&mut self.seen.traffic)
+    }
+
+    /// A tick of an earlier busy time may still come: its generation is another.
+    pub fn on_tick(&mut self, key: Key, cqe: Cqe) {
+        if key != self.tick_key() {
+            return;
+        }
+        self.seen.tick = true;
+        self.advance_wheel();
+        if !cqe.more() && cqe.result != -libc::ECANCELED {
+            // A multishot may end, for instance when the completion queue is full.
+            self.ring.start_tick(TICK, cqe.user_data);
+        }
+    }
+
+    pub fn advance_wheel(&mut self) {
+        let mut fired = Vec::new();
+        self.wheel.advance(millis(ring::monotonic()), |timer| fired.push(timer));
+        for timer in fired {
+            match timer {
+                Timer::Wake(waker) => self.wake(Some(waker)),
+                Timer::StuckSend(key) => self.rescue(key),
+                Timer::Accept(number) => self.arm_accept(number),
+            }
+        }
+    }
+
+    fn tick_key(&self) -> Key {
+        Key { index: 0, generation: self.tick_generation & TICK_GENERATION_MASK }
+    }
+}

@@ -1,0 +1,58 @@
+//! An idle connection goes from one executor to another; what arrives meanwhile is delivered or
+//! seen.
+
+use super::support::*;
+use boltmux::transport::driver::Options;
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+const ROUNDS: u64 = 300;
+
+#[test]
+fn nothing_is_lost_silently() {
+    if !is_alone("handover::nothing_is_lost_silently", 1024) {
+        return;
+    }
+    let (owner, borrower) = (Remote::start(Options::default()), Remote::start(Options::default()));
+    let address = server(|mut stream| {
+        // Somewhere around the hand-over, which begins after one to eight milliseconds.
+        let port = u64::from(stream.peer_addr().unwrap().port());
+        thread::sleep(Duration::from_micros(port * 7919 % 10_000));
+        let _ = stream.write_all(b"unexpected");
+        thread::sleep(Duration::from_micros(port % 200));
+    });
+    let before = open_files();
+    let (mut discarded, mut delivered) = (0, 0);
+    for round in 0..ROUNDS {
+        let idle = owner.run(move |driver| async move {
+            let conn = driver.dial(address).await.unwrap();
+            driver.sleep(Duration::from_micros(round * 1009 % 2000)).await;
+            conn.detach().await
+        });
+        let Some(idle) = idle else {
+            discarded += 1;
+            continue;
+        };
+        let bytes = borrower.run(move |driver| async move {
+            let conn = driver.adopt(idle.fd, idle.side);
+            let mut bytes = Vec::new();
+            while let Some(chunk) = conn.recv().await.unwrap() {
+                bytes.extend_from_slice(&chunk);
+            }
+            conn.close().await;
+            bytes
+        });
+        assert_eq!(bytes, b"unexpected");
+        delivered += 1;
+    }
+    println!("{discarded} discarded, {delivered} delivered");
+    assert!(discarded > 0 && delivered > 0, "both must have been tried");
+    for remote in [&owner, &borrower] {
+        eventually("slots and buffers free", Duration::from_secs(2), || {
+            let counters = remote.counters();
+            counters.sockets == 0 && counters.lent == [0, 0]
+        });
+    }
+    eventually("descriptors closed", Duration::from_secs(2), || open_files() <= before);
+}
