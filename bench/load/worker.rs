@@ -13,7 +13,6 @@ use super::script::Script;
 use super::tally::Tally;
 use crate::transport::driver::{Driver, DriverHandle, Options};
 use crate::transport::runtime;
-use crate::transport::selftest;
 use crate::wire::version::Version;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
@@ -119,8 +118,8 @@ async fn work(assignment: Assignment) {
         // A conductor that is gone wants no replies.
         let _ = replies.send((thread, reply));
     };
-    let receive = selftest::choose(selftest::probe(), false, CREDIT_BYTES);
-    let driver = match Driver::start(Options { receive, buffers: BUFFERS, ..Options::default() }) {
+    let options = Options { buffers: BUFFERS, credit_bytes: CREDIT_BYTES, ..Options::default() };
+    let driver = match Driver::start(options) {
         Ok(driver) => driver,
         Err(error) => return reply(Reply::Failed(error)),
     };
