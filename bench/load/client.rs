@@ -25,6 +25,8 @@ pub struct Client {
     worker: Rc<Worker>,
     script: Rc<Script>,
     target: usize,
+    /// Tries the login before all others of its target.
+    is_first: bool,
     /// Where its deadline is kept.
     slot: usize,
     nonce: Nonce,
@@ -52,8 +54,10 @@ impl Client {
         target: usize,
         slot: usize,
     ) -> Client {
+        let is_first = number as usize == target * worker.plan.clients;
         let nonce = Nonce::new(run, number);
-        Client { worker, script, target, slot, nonce, link: None, out: BytesMut::new() }
+        let (link, out) = (None, BytesMut::new());
+        Client { worker, script, target, is_first, slot, nonce, link, out }
     }
 
     /// From the first order to the last.
@@ -63,7 +67,8 @@ impl Client {
             let (number, order) = self.next_order(seen).await;
             seen = number;
             match order {
-                Order::Connect { .. } => {
+                Order::Try { .. } if !self.is_first => {}
+                Order::Try { .. } | Order::Connect { .. } => {
                     if self.link.is_none() {
                         self.connect().await;
                     }
@@ -174,7 +179,7 @@ impl Client {
             Poll::Pending => self.worker.poll_deadline(self.slot, cx).map(|()| None),
         });
         let dialed = dialed.await.ok_or("connect: timed out")?;
-        let conn = dialed.map_err(|error| format!("connect: {}", error.kind()))?;
+        let conn = dialed.map_err(|error| format!("connect: {error}"))?;
         let session = Session::new(self.script.clone(), self.nonce);
         let mut link = Link { conn, session };
         link.session.open(&mut self.out);
@@ -214,7 +219,7 @@ impl Link {
             Poll::Pending => worker.poll_deadline(slot, cx).map(|()| None),
         });
         let received = received.await.ok_or("lost: no answer in time")?;
-        let chunk = received.map_err(|error| format!("lost: {}", error.kind()))?;
+        let chunk = received.map_err(|error| format!("lost: {error}"))?;
         let chunk = chunk.ok_or("lost: closed by the server")?;
         let event = self.session.take(&chunk, out).map_err(|fault| fault.to_string())?;
         send(&self.conn, out);

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// A thread that is silent for so long beyond all its deadlines has died.
 const GRACE: Duration = Duration::from_secs(10);
+/// Rings, event descriptors and standard streams of a thread; measured: 14.
+const FILES_RESERVE: usize = 32;
 
 /// How far a run is.
 #[derive(Clone, Debug)]
@@ -43,7 +45,8 @@ pub struct Progress<'a> {
 /// Measures what `plan` says. Blocks until it is done or `plan.stop` is set, and tells `progress` about
 /// ten times a second. The error says what is wrong with the plan or why nothing could be measured.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
-    let mistakes = plan.mistakes();
+    let mut mistakes = plan.mistakes();
+    mistakes.extend(too_many_files(plan));
     if !mistakes.is_empty() {
         return Err(mistakes.join("\n"));
     }
@@ -119,8 +122,10 @@ impl<'a> Conductor<'a> {
         let mut cpu_used = cpu::time_used(std::process::id()).ok().map(|_| Duration::ZERO);
         let mut measurements: Vec<Measurement> = Vec::new();
         for target in 0..plan.targets.len() {
-            let tally = self.connect(target, 0, &measurements, progress)?;
-            refuse_lame_start(plan, target, &tally)?;
+            for order in [Order::Try { target }, Order::Connect { target }] {
+                let tally = self.connect(order, target, 0, &measurements, progress)?;
+                refuse_lame_start(plan, target, &tally)?;
+            }
         }
         'run: for round in 0..plan.rounds {
             for target in rounds::order(round, plan.targets.len()) {
@@ -128,7 +133,8 @@ impl<'a> Conductor<'a> {
                     break 'run;
                 }
                 // What was lost since its last round is connected again before the clock starts.
-                let before = self.connect(target, round, &measurements, progress)?;
+                let order = Order::Connect { target };
+                let before = self.connect(order, target, round, &measurements, progress)?;
                 let own = cpu::time_used(std::process::id()).ok();
                 let mut measured = self.measure_one(target, round, &measurements, progress)?;
                 measured.tally.add(&before);
@@ -144,12 +150,13 @@ impl<'a> Conductor<'a> {
 
     fn connect(
         &mut self,
+        order: Order,
         target: usize,
         round: usize,
         done: &[Measurement],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Tally, String> {
-        self.order(Order::Connect { target });
+        self.order(order);
         let place = Place { target, round, is_connecting: true };
         // Logins queue on each thread, and each may take its whole time.
         let limit = self.plan.connect_timeout * (self.plan.clients as u32);
@@ -278,6 +285,17 @@ struct Place {
     is_connecting: bool,
 }
 
+/// Every client is an open file; what else the process has open is in the reserve.
+fn too_many_files(plan: &Plan) -> Option<String> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let limit: usize = line.split_ascii_whitespace().next()?.parse().ok()?;
+    let needed = plan.clients * plan.targets.len() + FILES_RESERVE * (plan.threads + 1);
+    (needed > limit).then(|| {
+        format!("{needed} open files are needed, {limit} are allowed; raise it with ulimit -n")
+    })
+}
+
 /// A target that not all clients can log in to at the start is not worth measuring.
 fn refuse_lame_start(plan: &Plan, target: usize, tally: &Tally) -> Result<(), String> {
     if tally.errors.is_empty() {
@@ -286,11 +304,6 @@ fn refuse_lame_start(plan: &Plan, target: usize, tally: &Tally) -> Result<(), St
     let target = &plan.targets[target];
     let kinds: Vec<String> =
         tally.errors.iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
-    Err(format!(
-        "target {} at {}: not all of {} clients could log in: {}",
-        target.name,
-        target.address,
-        plan.clients,
-        kinds.join(", ")
-    ))
+    let (name, address, kinds) = (&target.name, target.address, kinds.join(", "));
+    Err(format!("target {name} at {address}: not all clients could log in: {kinds}"))
 }

@@ -70,7 +70,7 @@ fn talk(mut stream: TcpStream, fault: Fault, requests: &AtomicU64) -> Option<()>
                     nonce.copy_from_slice(&message[at + 2..at + 34]);
                     let count = requests.fetch_add(1, Ordering::Relaxed) + 1;
                     match fault {
-                        _ if count % EVERY != 0 => {}
+                        _ if !count.is_multiple_of(EVERY) => {}
                         Fault::Close => return None,
                         Fault::Foreign => nonce[31] ^= 1,
                         Fault::Silence => loop {
@@ -213,7 +213,10 @@ fn a_wish_to_stop_ends_the_run_with_what_was_measured() {
 fn a_target_that_nobody_can_log_in_to_is_an_error() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = run(&plan(&[free]), &mut |_| {}).unwrap_err();
-    assert!(error.contains("target-0") && error.contains("5 x connect: connection refused"));
+    assert!(error.contains("target-0") && error.contains("1 x connect: Connection refused"));
+    let many = Plan { clients: 60_000, ..plan(&vec![free; 400]) };
+    let error = run(&many, &mut |_| {}).unwrap_err();
+    assert!(error.contains("ulimit -n"), "{error}");
     let error = run(&Plan::default(), &mut |_| {}).unwrap_err();
     assert!(error.contains("no target"), "{error}");
 }

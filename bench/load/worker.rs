@@ -36,6 +36,9 @@ const CREDIT_BYTES: u32 = 128 << 10;
 /// What the conductor wants of a thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
+    /// Connect and log in one client of a target, so that a wrong password meets the server once:
+    /// servers lock a user after a few.
+    Try { target: usize },
     /// Connect and log in those clients of a target that are not.
     Connect { target: usize },
     /// Ask for so long, then finish what is asked.
@@ -172,7 +175,9 @@ impl Worker {
     async fn carry_out(&self, order: Order, orders: &Receiver<Order>, live: &AtomicU64) -> Reply {
         let own = self.slots.len() / self.plan.targets.len();
         let (target, slots, time) = match order {
-            Order::Connect { target } => (target, target * own..(target + 1) * own, Duration::ZERO),
+            Order::Try { target } | Order::Connect { target } => {
+                (target, target * own..(target + 1) * own, Duration::ZERO)
+            }
             Order::Run { target, time } => (target, target * own..(target + 1) * own, time),
             Order::Stop | Order::End => (0, 0..self.slots.len(), Duration::ZERO),
         };
@@ -250,7 +255,8 @@ impl Worker {
     ) -> Poll<(u64, Order)> {
         let (number, order) = self.order.get();
         let is_for_it = match order {
-            Order::Connect { target: of } | Order::Run { target: of, .. } => of == target,
+            Order::Try { target: of } | Order::Connect { target: of } => of == target,
+            Order::Run { target: of, .. } => of == target,
             Order::Stop => false,
             Order::End => true,
         };
