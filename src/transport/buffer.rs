@@ -342,3 +342,43 @@ impl Drop for Chunk {
 fn length_of(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len()).expect("queues and messages are bounded far below 4 GiB")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_split_without_copying_whatever_they_lie_in() {
+        let budget = HeapBudget::new(100);
+        let text: &'static [u8] = b"0123456789";
+        let copied = || Chunk::copied(&mut [Chunk::from_static(text)].into_iter(), 10, &budget);
+        let own = Chunk::from(Bytes::copy_from_slice(text));
+        for mut chunk in [Chunk::from_static(text), own, copied().unwrap()] {
+            let address = chunk.as_ptr();
+            let front = chunk.split_to(4);
+            assert_eq!((&*front, &*chunk), (&text[..4], &text[4..]));
+            assert_eq!(front.as_ptr(), address);
+            chunk.advance(6);
+            assert!(chunk.is_empty() && !chunk.is_on_ring());
+        }
+        assert_eq!(budget.bytes_held(), 0);
+        let all: Vec<_> = (0..10).map_while(|_| copied()).collect();
+        assert_eq!((all.len(), budget.bytes_held()), (10, 100));
+        assert!(copied().is_none());
+    }
+
+    #[test]
+    fn a_lent_buffer_comes_back_with_its_last_chunk() {
+        let pool = Pool::new(4, 4096, Planted::Nothing).unwrap();
+        let mut chunks = Vec::new();
+        pool.lend(pool.id_at(0), 5000, |chunk| chunks.push(chunk));
+        assert_eq!(chunks.iter().map(|chunk| chunk.len()).collect::<Vec<_>>(), [4096, 904]);
+        assert_eq!((pool.lent(), pool.free()), (2, 2));
+        let front = chunks[0].split_to(1);
+        drop(chunks);
+        assert_eq!(pool.lent(), 1);
+        drop(front);
+        assert_eq!((pool.lent(), pool.free()), (0, 4));
+        assert!(Pool::new(3, 4096, Planted::Nothing).is_err());
+    }
+}

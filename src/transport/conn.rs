@@ -19,12 +19,15 @@ use std::time::Duration;
 /// How long a closing connection may take to send its last bytes and to see the peer's end-of-file.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
+/// One socket of a shard. Dropping it closes at once, which may reset the connection; `close` ends
+/// it cleanly.
 pub struct Conn {
     driver: Rc<Driver>,
     key: Key,
 }
 
 /// A connection that belongs to no executor: a plain value that can be sent to another.
+#[derive(Debug)]
 pub struct IdleSocket {
     pub fd: OwnedFd,
     pub side: Side,
@@ -35,6 +38,11 @@ impl Conn {
         Conn { driver, key }
     }
 
+    /// The shard it belongs to.
+    pub fn driver(&self) -> &Rc<Driver> {
+        &self.driver
+    }
+
     /// The next bytes; `None` is end-of-file. Asking is what arms the receive: who does not ask
     /// gets at most the rest of one credit more.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
@@ -43,10 +51,8 @@ impl Conn {
                 return (Poll::Ready(Ok(Some(chunk))), false);
             }
             if let Some(end) = socket.end {
-                return (
-                    Poll::Ready(end.map(|()| None).map_err(io::Error::from_raw_os_error)),
-                    false,
-                );
+                let end = end.map(|()| None).map_err(io::Error::from_raw_os_error);
+                return (Poll::Ready(end), false);
             }
             store(&mut socket.reader, cx);
             let arm = socket.receiving == Receiving::Off;
@@ -55,6 +61,7 @@ impl Conn {
         })
     }
 
+    /// The next bytes; `None` is end-of-file. Dropping the future loses nothing.
     pub async fn recv(&self) -> io::Result<Option<Chunk>> {
         poll_fn(|cx| self.poll_recv(cx)).await
     }
@@ -68,16 +75,17 @@ impl Conn {
     /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for
     /// the limit. After a failed send they are dropped: bytes before them are missing.
     pub fn send(&self, chunks: impl IntoIterator<Item = Chunk>) {
-        self.with(|socket| {
-            if socket.send_error.is_some() {
-                return ((), false);
-            }
-            for chunk in chunks.into_iter().filter(|chunk| !chunk.is_empty()) {
-                socket.queued_bytes += chunk.len();
-                socket.queue.push_back(chunk);
-            }
-            ((), socket.in_flight == 0)
-        });
+        // Slot by slot: the iterator may be one that takes from another connection.
+        for chunk in chunks {
+            self.with(|socket| {
+                let is_taken = !chunk.is_empty() && socket.send_error.is_none();
+                if is_taken {
+                    socket.queued_bytes += chunk.len();
+                    socket.queue.push_back(chunk);
+                }
+                ((), is_taken && socket.in_flight == 0)
+            });
+        }
     }
 
     /// Bytes queued that the kernel has not taken yet.
@@ -85,9 +93,15 @@ impl Conn {
         self.with(|socket| (socket.queued_bytes, false))
     }
 
-    /// Whether the kernel has taken everything queued.
+    /// Whether the kernel has taken everything queued, and no send has failed.
     pub fn is_flushed(&self) -> bool {
-        self.with(|socket| (socket.queue.is_empty(), false))
+        self.with(|socket| (socket.queue.is_empty() && socket.send_error.is_none(), false))
+    }
+
+    /// Whether the peer has ended its direction, or the connection is dead; bytes that came before
+    /// may still be unread. While nothing is received, `poll_dead` is what finds out.
+    pub fn has_ended(&self) -> bool {
+        self.with(|socket| (socket.end.is_some() || socket.hangup != 0, false))
     }
 
     /// Whether nothing is known of the peer that an idle connection would not show: no byte, no
@@ -188,10 +202,8 @@ impl Conn {
                     return (Poll::Pending, false);
                 }
                 socket.wants_bytes = true;
-                let result = socket
-                    .send_error
-                    .map_or(Ok(()), |error| Err(io::Error::from_raw_os_error(error)));
-                (Poll::Ready(result), true)
+                let error = socket.send_error.map(io::Error::from_raw_os_error);
+                (Poll::Ready(error.map_or(Ok(()), Err)), true)
             })
         })
         .await

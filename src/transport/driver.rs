@@ -45,8 +45,8 @@ impl Driver {
         let text = |error: io::Error| ring::explain(&error);
         let pool = |entries| Pool::new(entries, options.buffer_bytes, options.planted);
         let pools = [pool(options.buffers[0]), pool(options.buffers[1])];
-        let [accepted, dialled] = pools;
-        let pools = [accepted.map_err(text)?, dialled.map_err(text)?];
+        let [accepted, dialed] = pools;
+        let pools = [accepted.map_err(text)?, dialed.map_err(text)?];
         for (group, pool) in (0..).zip(&pools) {
             ring.register_pool(pool, group).map_err(text)?;
         }

@@ -33,7 +33,7 @@ pub fn bind(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, Stri
     Ok(listeners)
 }
 
-/// What every TCP socket gets, dialled or accepted: small messages leave at once, dead peers end.
+/// What every TCP socket gets, dialed or accepted: small messages leave at once, dead peers end.
 pub fn set_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let keepalive = TcpKeepalive::new()

@@ -8,6 +8,7 @@
 //! Knows nothing of Bolt beyond its first five bytes.
 
 mod accept;
+pub mod address;
 pub mod buffer;
 pub mod conn;
 pub mod detect;

@@ -11,7 +11,7 @@ pub struct Options {
     pub credit_bytes: u32,
     /// Several buffers per completion, if the self-test finds that this kernel does it right.
     pub wants_bundles: bool,
-    /// Buffers for accepted and for dialled sockets, each a power of two: apart, so that uploads
+    /// Buffers for accepted and for dialed sockets, each a power of two: apart, so that uploads
     /// can never hold the buffers that answers need.
     pub buffers: [u16; 2],
     pub buffer_bytes: u32,
@@ -50,7 +50,7 @@ pub enum Planted {
     EarlyReturns,
 }
 
-/// What one shard has done and holds. Pairs are for accepted and dialled sockets.
+/// What one shard has done and holds. Pairs are for accepted and dialed sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// System calls of the private ring.
@@ -60,7 +60,7 @@ pub struct Counters {
     /// Deadlines on the wheel now.
     pub timers: usize,
     pub accepted: u64,
-    pub dialled: u64,
+    pub dialed: u64,
     pub received_bytes: [u64; 2],
     pub sent_bytes: [u64; 2],
     /// Sent straight out of the buffers they came in.

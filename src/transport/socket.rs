@@ -212,3 +212,52 @@ impl Sockets {
         live.map(|(index, slot)| Key { index: index as u32, generation: slot.0 })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    fn socket() -> Socket {
+        let (socket, _) = UnixStream::pair().unwrap();
+        Socket::new(socket.into(), Side::Accepted, Life::Open)
+    }
+
+    #[test]
+    fn a_late_completion_finds_nobody() {
+        let mut sockets = Sockets::default();
+        let first = sockets.insert(socket());
+        sockets.remove(first);
+        let second = sockets.insert(socket());
+        assert_eq!(first.index, second.index);
+        assert!(sockets.get(first).is_none() && sockets.get(second).is_some());
+        assert_eq!((sockets.live(), sockets.keys().collect::<Vec<_>>()), (1, vec![second]));
+    }
+
+    #[test]
+    fn user_data_holds_operation_and_key() {
+        for operation in OPERATIONS {
+            for key in [(0, 0), (u32::MAX, GENERATION_MASK), (7, 1)] {
+                let key = Key { index: key.0, generation: key.1 };
+                assert_eq!(parse_user_data(user_data(operation, key)), (operation, key));
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_sent_leaves_the_queue_wherever_it_ends() {
+        let total = 9;
+        for sent in 0..=total {
+            let mut socket = socket();
+            for bytes in [&b"abc"[..], b"d", b"efghi"] {
+                socket.queue.push_back(Chunk::from_static(bytes));
+                socket.queued_bytes += bytes.len();
+            }
+            socket.in_flight = 3;
+            assert_eq!(socket.sent(sent), 0, "nothing of it was a ring buffer's");
+            let rest: Vec<u8> = socket.queue.iter().flat_map(|chunk| chunk.to_vec()).collect();
+            assert_eq!(rest, b"abcdefghi"[sent..]);
+            assert_eq!((socket.queued_bytes, socket.in_flight), (total - sent, 0));
+        }
+    }
+}

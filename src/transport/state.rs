@@ -150,7 +150,7 @@ impl State {
 
     /// Starts connecting; the address stays in the slot, where the kernel reads it.
     pub fn connect(&mut self, mut socket: Socket, address: Box<socket2::SockAddr>) -> Key {
-        self.counters.dialled += 1;
+        self.counters.dialed += 1;
         let fd = socket.fd.as_raw_fd();
         socket.operations = 1;
         let key = self.sockets.insert(socket);

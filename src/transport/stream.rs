@@ -77,6 +77,11 @@ impl Stream {
         forward!(self, stream => stream.is_flushed())
     }
 
+    /// See `Conn::has_ended`.
+    pub fn has_ended(&self) -> bool {
+        forward!(self, stream => stream.has_ended())
+    }
+
     /// See `Conn::poll_dead`.
     pub fn poll_dead(&self, cx: &Context<'_>) -> Poll<()> {
         forward!(self, stream => stream.poll_dead(cx))

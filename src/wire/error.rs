@@ -4,6 +4,8 @@
 //! a value may be a secret; markers and tags are structure and may be shown.
 
 use crate::wire::limits;
+use crate::wire::message::tag;
+use crate::wire::state::{ServerState, Summary};
 use std::fmt;
 
 /// A PackStream value cannot be read.
@@ -187,22 +189,23 @@ impl std::error::Error for VersionError {}
 /// A request or summary that the state does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StateError {
-    pub state: crate::wire::state::ServerState,
+    pub state: ServerState,
     pub tag: u8,
     /// The summary that came; `None` where the request itself is not allowed.
-    pub summary: Option<crate::wire::state::Summary>,
+    pub summary: Option<Summary>,
 }
 
 impl fmt::Display for StateError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = crate::wire::message::tag::name(self.tag);
-        match self.summary {
+        let StateError { state, tag, summary } = self;
+        let name = tag::name(*tag);
+        match summary {
             Some(summary) => write!(
                 f,
-                "expected another answer to {name} in state {:?}, got {summary:?}; close the server",
-                self.state
+                "expected another answer to {name} in state {state:?}, got {summary:?}; \
+                 close the connection"
             ),
-            None => write!(f, "expected a request that {:?} allows, got {name}", self.state),
+            None => write!(f, "expected a request that {state:?} allows, got {name}"),
         }
     }
 }

@@ -84,7 +84,9 @@ pub fn manifest(offered: &[Version]) -> Vec<u8> {
     let mut entries: Vec<[u8; 4]> = Vec::new();
     let mut lowest: Option<Version> = None;
     for version in versions.into_iter().rev() {
-        let extends = |low: Version| low.major == version.major && low.minor == version.minor + 1;
+        let extends = |low: Version| {
+            low.major == version.major && version.minor.checked_add(1) == Some(low.minor)
+        };
         match entries.last_mut() {
             Some(entry) if lowest.is_some_and(extends) => entry[1] += 1,
             _ => entries.push(version.to_bytes()),

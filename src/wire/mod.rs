@@ -11,6 +11,7 @@ pub mod handshake;
 pub mod limits;
 pub mod message;
 pub mod packstream;
+pub mod pipeline;
 pub mod state;
 pub mod version;
 

@@ -126,6 +126,8 @@ impl ServerState {
             (tag::RESET, Summary::Success { .. }) => Some(Ready),
             (tag::RESET, Summary::Failure) => Some(Defunct),
             (_, Summary::Success { has_more }) => {
+                // Bolt 3 pulls and discards all, and knows no `has_more`.
+                let has_more = has_more && version.has_database();
                 self.after_success(version, tag, has_more, open_streams)
             }
             (_, Summary::Failure) => self.after_failure(tag),

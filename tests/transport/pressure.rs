@@ -1,10 +1,12 @@
 //! Slow peers: bounded memory, no starvation, no deadlock, and buffers that come back.
 
 use super::support::*;
+use boltmux::transport::buffer::Chunk;
 use boltmux::transport::driver::{Options, STUCK_AFTER};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Mutex, mpsc};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -60,52 +62,58 @@ fn a_slow_reader_costs_little_and_starves_nobody() {
     assert!(counters.heap_bytes == 0 && counters.sent_bytes[0] >= TOTAL as u64);
 }
 
-/// Both peers write 64 MiB before they read a byte.
+/// Writes and, once told, reads as much; both are the pattern of a MiB over and over.
+fn write_then_read(stream: TcpStream, total: usize, may_read: &AtomicBool) {
+    let mut writer = stream.try_clone().unwrap();
+    let writing = thread::spawn(move || {
+        let block: Vec<u8> = (0..1 << 20).map(pattern).collect();
+        (0..total >> 20).for_each(|_| writer.write_all(&block).unwrap());
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    eventually("leave to read", Duration::from_secs(20), || may_read.load(Ordering::Relaxed));
+    let (mut reader, mut block, mut position) = (stream, vec![0; 100_000], 0);
+    loop {
+        let length = reader.read(&mut block).unwrap();
+        if length == 0 {
+            break;
+        }
+        let is_right =
+            |(index, &byte): (usize, &u8)| byte == pattern((position + index) % (1 << 20));
+        assert!(block[..length].iter().enumerate().all(is_right), "after {position}");
+        position += length;
+    }
+    assert_eq!(position, total);
+    writing.join().unwrap();
+}
+
+/// Both peers write until nothing moves before they read a byte.
 #[test]
 fn upload_and_download_block_without_deadlock() {
     const TOTAL: usize = 64 << 20;
-    fn write_then_read(stream: TcpStream) {
-        let mut writer = stream.try_clone().unwrap();
-        let writing = thread::spawn(move || {
-            let block: Vec<u8> = (0..1 << 20).map(pattern).collect();
-            (0..TOTAL >> 20).for_each(|_| writer.write_all(&block).unwrap());
-            writer.shutdown(Shutdown::Write).unwrap();
-        });
-        thread::sleep(Duration::from_millis(700));
-        let (mut reader, mut block, mut position) = (stream, vec![0; 100_000], 0);
-        loop {
-            let length = reader.read(&mut block).unwrap();
-            if length == 0 {
-                break;
-            }
-            let is_right =
-                |(index, &byte): (usize, &u8)| byte == pattern((position + index) % (1 << 20));
-            assert!(block[..length].iter().enumerate().all(is_right), "after {position}");
-            position += length;
-        }
-        assert_eq!(position, TOTAL);
-        writing.join().unwrap();
-    }
     let remote = Remote::start(Options::default());
+    let may_read = Arc::new(AtomicBool::new(false));
     let (done, finished) = mpsc::channel();
+    let served = may_read.clone();
     let relay = remote.relay(server(move |stream| {
-        write_then_read(stream);
+        write_then_read(stream, TOTAL, &served);
         done.send(()).unwrap();
     }));
-    let client = TcpStream::connect(relay).unwrap();
-    let middle = thread::spawn({
-        let remote = remote.clone();
-        move || {
-            thread::sleep(STUCK_AFTER + Duration::from_millis(300));
-            remote.counters()
-        }
+    let (client, reads) = (TcpStream::connect(relay).unwrap(), may_read.clone());
+    let client = thread::spawn(move || write_then_read(client, TOTAL, &reads));
+    let mut before = remote.counters();
+    eventually("nothing moves", Duration::from_secs(10), || {
+        thread::sleep(STUCK_AFTER * 3);
+        let now = remote.counters();
+        let is_still = now.sent_bytes == before.sent_bytes && now.heap_bytes > 0;
+        before = now;
+        is_still
     });
-    write_then_read(client);
+    println!("while both were blocked: {before:?}");
+    assert_eq!(before.lent, [0, 0], "stuck sends hold no ring buffer");
+    assert!(before.heap_bytes < 512 << 10);
+    may_read.store(true, Ordering::Relaxed);
     finished.recv_timeout(Duration::from_secs(20)).unwrap();
-    let blocked = middle.join().unwrap();
-    println!("while both were blocked: {blocked:?}");
-    assert_eq!(blocked.lent, [0, 0], "stuck sends hold no ring buffer");
-    assert!(blocked.heap_bytes > 0 && blocked.heap_bytes < 512 << 10);
+    client.join().unwrap();
     assert_eq!(remote.counters().heap_bytes, 0);
 }
 
@@ -141,4 +149,71 @@ fn over_the_copy_budget_the_connection_ends() {
     other.write_all(b"q").unwrap();
     other.read_exact(&mut [0]).unwrap();
     drop(release);
+}
+
+/// Once bytes of a queue were given up, nothing more leaves on that connection: no gap.
+#[test]
+fn after_a_failed_send_nothing_follows() {
+    const TOTAL: usize = 12 << 20;
+    let source = server(|mut stream| {
+        let bytes: Vec<u8> = (0..TOTAL).map(pattern).collect();
+        let _ = stream.write_all(&bytes);
+    });
+    let (told, heard) = mpsc::channel();
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let sink = server(move |mut stream| {
+        let _ = wait.lock().unwrap().recv();
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes);
+        let is_prefix = bytes.iter().enumerate().all(|(at, &byte)| byte == pattern(at));
+        told.send((bytes.len(), is_prefix)).unwrap();
+    });
+    let remote = Remote::start(Options { heap_bytes_max: 1000, ..Options::default() });
+    remote.run(move |driver| async move {
+        let (source, sink) = (driver.dial(source).await.unwrap(), driver.dial(sink).await.unwrap());
+        while let Some(chunk) = source.recv().await.unwrap() {
+            // Neither the limit nor the error is heeded.
+            sink.send([chunk]);
+        }
+        go.send(()).unwrap();
+        assert!(!sink.is_flushed());
+        sink.close().await;
+    });
+    let (length, is_prefix) = heard.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(is_prefix && length > 0 && length < TOTAL, "{length}");
+    eventually("slots free", Duration::from_secs(3), || remote.counters().sockets == 0);
+    let counters = remote.counters();
+    assert_eq!((counters.over_budget, counters.lent), (1, [0, 0]), "{counters:?}");
+}
+
+/// Nothing happens on the shard but that a task lets its chunks go: that must be enough.
+#[test]
+fn a_parked_receive_goes_on_when_buffers_come_back() {
+    const HELD: usize = 4 << 14;
+    let greedy = server(|mut stream| {
+        stream.write_all(&[1; HELD]).unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let modest = server(|mut stream| {
+        stream.write_all(b"modest").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let remote = Remote::start(Options { buffers: [4, 4], ..Options::default() });
+    let waited = remote.run(move |driver| async move {
+        let conn = driver.dial(greedy).await.unwrap();
+        let mut held = Vec::new();
+        while held.iter().map(|chunk: &Chunk| chunk.len()).sum::<usize>() < HELD {
+            held.push(conn.recv().await.unwrap().unwrap());
+        }
+        let other = driver.dial(modest).await.unwrap();
+        driver.sleep(Duration::from_millis(100)).await;
+        assert!(other.is_quiet() && driver.counters().parked > 0, "{:?}", driver.counters());
+        let started = Instant::now();
+        drop(held);
+        assert_eq!(&*other.recv().await.unwrap().unwrap(), b"modest");
+        started.elapsed()
+    });
+    println!("the parked receive came {waited:?} after the buffers");
+    assert!(waited < Duration::from_millis(500));
 }

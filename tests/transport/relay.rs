@@ -84,7 +84,9 @@ fn all_bytes_come_back(options: Options) -> Counters {
 fn limited_multishot() {
     let counters = all_bytes_come_back(Options::default());
     let sent: u64 = counters.sent_bytes.iter().sum();
-    assert_eq!(counters.relayed_bytes + counters.copied_bytes, sent);
+    // What is stuck twice may be copied twice.
+    assert!(counters.relayed_bytes + counters.copied_bytes >= sent, "{counters:?}");
+    assert!(counters.relayed_bytes <= sent, "{counters:?}");
 }
 
 #[test]

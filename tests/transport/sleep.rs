@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A wake or a deadline that comes so late was probably lost, and another one helped: the executor's
-/// heartbeats are 233 and 317 ms apart.
+/// A wake or a deadline that comes so late was probably lost, and another one helped: the
+/// executor's heartbeats are 233 and 317 ms apart.
 const LATE: Duration = Duration::from_millis(100);
 /// The median on a machine that others use too; measured is a third of it.
 const MEDIAN_MAX: Duration = TICK.saturating_mul(4);

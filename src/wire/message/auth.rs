@@ -19,8 +19,9 @@ const NOT_AUTH: [&str; 7] = [
     "notifications_disabled_classifications",
 ];
 
-/// Who a client says it is, and its proof. The bytes are wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
+/// Who a client says it is, and its proof. The bytes are wiped when dropped. Not comparable: how
+/// long a plain comparison of secrets takes tells how much of them is right.
+#[derive(Clone)]
 pub struct Auth {
     pub scheme: String,
     pub principal: Option<String>,
@@ -76,8 +77,10 @@ impl Auth {
         let principal = text("principal").ok().flatten().map(str::to_owned);
         // The canonical form is never longer, so this writer moves no secret while it grows.
         let mut writer = Writer::with_capacity(map.len());
-        write_entries(&entries, &mut writer, 1)?;
-        Ok(Auth { scheme, principal, canonical: Zeroizing::new(writer.into_bytes()) })
+        let outcome = write_entries(&entries, &mut writer, 1);
+        let canonical = Zeroizing::new(writer.into_bytes()); // also wiped where writing failed
+        outcome?;
+        Ok(Auth { scheme, principal, canonical })
     }
 
     /// Number of entries, and their bytes without the map's header.

@@ -35,7 +35,7 @@ impl Failure {
         let message = message.into();
         Failure {
             code: Cow::Borrowed(code),
-            description: Cow::Owned(format!("error: {message}")),
+            description: Cow::Owned(format!("error: {}. {message}", condition_of(gql_status))),
             message,
             gql_status: Cow::Borrowed(gql_status),
             classification: Cow::Borrowed(classification_of(code)),
@@ -132,6 +132,18 @@ impl Record {
 
 fn take_text(reader: &mut Reader<'_>) -> Result<Option<String>, MessageError> {
     Ok(reader.take_optional_string()?.map(str::to_owned))
+}
+
+/// The condition that the first two characters of a GQL status name (Neo4j status codes).
+fn condition_of(gql_status: &str) -> &'static str {
+    match gql_status.get(..2) {
+        Some("08") => "connection exception",
+        Some("22") => "data exception",
+        Some("25") => "invalid transaction state",
+        Some("42") => "syntax error or access rule violation",
+        Some("51") => "system configuration or operation exception",
+        _ => "general processing exception",
+    }
 }
 
 fn classification_of(code: &str) -> &'static str {

@@ -19,7 +19,8 @@ pub struct Fields {
     pub is_read: bool,
     /// `has_more` is true: the stream is not finished.
     pub has_more: bool,
-    /// `db` names a database; an empty name asks for the home database like an absent one.
+    /// `db` names a database; an empty name asks for the home database like an absent one. In
+    /// an answer it is the database that the server resolved.
     pub has_database: bool,
     pub has_imp_user: bool,
 }

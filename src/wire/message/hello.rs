@@ -131,8 +131,7 @@ impl Hello {
                 self.routing = if is_null { None } else { Some(Routing::parse(reader, "HELLO")?) };
             }
             "patch_bolt" if version.has_utc_patch() => {
-                let patches = take_strings(reader, "patch_bolt")?.unwrap_or_default();
-                self.utc_patch = patches.iter().any(|patch| patch == "utc");
+                self.utc_patch = has_utc(take_strings(reader, "patch_bolt")?);
             }
             "notifications_minimum_severity" if has_filter => {
                 let text = reader.take_optional_string();
@@ -162,6 +161,10 @@ fn check_bolt_agent(reader: &mut Reader<'_>) -> Result<(), MessageError> {
     }
     let missing = MessageError::MissingKey { message: "HELLO", key: "bolt_agent.product" };
     if has_product { Ok(()) } else { Err(missing) }
+}
+
+fn has_utc(patches: Option<Vec<String>>) -> bool {
+    patches.is_some_and(|patches| patches.iter().any(|patch| patch == "utc"))
 }
 
 fn take_strings(
@@ -221,8 +224,8 @@ impl HelloSuccess {
                     success.credentials_expired = value.take_bool().unwrap_or(false);
                 }
                 "patch_bolt" => {
-                    success.utc_patch = take_strings(&mut value, "patch_bolt")?
-                        .is_some_and(|patches| patches.iter().any(|patch| patch == "utc"));
+                    let patches = take_strings(&mut value, "patch_bolt").unwrap_or_default();
+                    success.utc_patch = has_utc(patches);
                 }
                 "hints" => success.recv_timeout_seconds = timeout_hint(value),
                 _ => {}

@@ -1,0 +1,435 @@
+//! Who gets what: waiters of this shard against each other, and this shard against the others.
+
+use super::{
+    BACKOFF_MAX, BACKOFF_MIN, DIALS_MAX, Entry, Key, Order, Pool, ServerId, State, Ticket,
+    WAITERS_MAX, Waiter, Want,
+};
+use crate::backend::identity::Identity;
+use crate::backend::planted::Bug;
+use crate::backend::{Discard, Refusal};
+use crate::wire::message::Failure;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+impl Pool {
+    /// Another shard waits: give it what lies idle here.
+    pub fn others_wait(&mut self) {
+        let mut after = self.shard;
+        while let Some((shard, wanted)) = self.permits.waiting_after(after) {
+            if shard == self.shard {
+                return; // all the way round
+            }
+            let Some(id) = self.spare_idle(wanted) else { return };
+            if self.permits.answer(shard) {
+                self.give_up(id, shard, wanted);
+            }
+            after = shard;
+        }
+    }
+
+    /// Deadlines: waiters, pauses after failed dials, lifetimes, idle limits, liveness.
+    pub fn tick(&mut self, now: Duration) {
+        while let Some((&ticket, waiter)) = self.waiters.first_key_value() {
+            if waiter.deadline > now {
+                break;
+            }
+            self.refuse(ticket, Refusal::TimedOut);
+        }
+        let idle: Vec<ServerId> = self.idle().collect();
+        for id in idle {
+            let Some(entry) = self.entry(id) else { continue };
+            let (used, expires) = (entry.used, entry.expires);
+            if expires <= now {
+                self.close(id, Discard::Lifetime);
+            } else if used + self.options.idle_timeout <= now {
+                self.close(id, Discard::IdleTimeout);
+            } else if used + self.options.liveness_check <= now {
+                self.probe(id);
+            }
+        }
+        self.forget_unused_keys();
+        self.balance(now);
+    }
+
+    /// When `tick` has something to do at the latest: the oldest waiter's deadline or the pause after a failure.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        let waiter = self.waiters.first_key_value().map(|(_, waiter)| waiter.deadline);
+        let pause = self.down.as_ref().filter(|_| waiter.is_some()).map(|(_, until)| *until);
+        waiter.into_iter().chain(pause).min()
+    }
+
+    /// Refuses whoever waits, closes what is idle; leased ones close when they come back.
+    pub fn drain(&mut self) {
+        self.is_draining = true;
+        let waiting: Vec<Ticket> = self.waiters.keys().copied().collect();
+        waiting.into_iter().for_each(|ticket| self.refuse(ticket, Refusal::Draining));
+        let idle: Vec<ServerId> = self.idle().collect();
+        idle.into_iter().for_each(|id| self.close(id, Discard::Drain));
+    }
+
+    /// Serves waiters with permits, first come, first served, until something has to be waited for.
+    pub(super) fn balance(&mut self, now: Duration) {
+        while let Some((key, ticket)) = self.neediest() {
+            let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
+            if self.dialing >= DIALS_MAX || is_paused {
+                break;
+            }
+            if self.spare > 0 || self.permits.try_take() {
+                self.spare = self.spare.saturating_sub(1);
+                self.dial(key, ticket, now);
+            } else if self.evicting >= self.uncovered() {
+                break;
+            } else if let Some(id) = self.spare_idle(0) {
+                self.evict(id);
+            } else if !self.announce(key) {
+                break;
+            }
+        }
+        if self.needy.is_empty() && std::mem::take(&mut self.is_announced) {
+            self.permits.withdraw(self.shard);
+        }
+        while self.spare > 0 {
+            self.spare -= 1;
+            if let Some(shard) = self.permits.release() {
+                self.orders.push_back(Order::PassPermit(shard));
+            }
+        }
+    }
+
+    /// Says that this shard waits, and looks again. True if there is a permit after all.
+    fn announce(&mut self, key: u32) -> bool {
+        let wanted = self.keys[key as usize].identity.fingerprint.word();
+        self.permits.announce(self.shard, wanted);
+        if !self.planted.has(Bug::NoSecondLook) && self.permits.try_take() {
+            self.spare += 1;
+            return true;
+        }
+        if !std::mem::replace(&mut self.is_announced, true) {
+            self.orders.push_back(Order::RingOthers);
+        }
+        false
+    }
+
+    /// Where a connection that has just become READY goes.
+    pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
+        let is_above_claim = self.entries.len() as u32 > self.options.claim;
+        if (self.waiters.is_empty() || is_above_claim)
+            && let Some((shard, wanted)) = self.permits.waiting_after(self.shard)
+            && shard != self.shard
+            && self.permits.answer(shard)
+        {
+            return self.give_up(id, shard, wanted);
+        }
+        let same = self.keys[key as usize].queue.front().copied();
+        if let Some((other, ticket)) = self.neediest()
+            && other != key
+            && self.is_preferred(other, ticket, key, same)
+        {
+            return self.evict(id);
+        }
+        match same {
+            Some(ticket) => {
+                self.finish(ticket);
+                self.check_out(id);
+                self.orders.push_back(Order::Grant(ticket, id));
+            }
+            None => {
+                let entry = self.entry(id).expect("the caller has looked it up");
+                (entry.state, entry.used) = (State::Idle, now);
+                self.keys[key as usize].idle.push_back(id);
+            }
+        }
+    }
+
+    /// Whether a waiter of another key should have the permit of a connection of `key`. Older waiters come
+    /// first, but only towards balance: else two busy identities would close each other's connections for ever.
+    fn is_preferred(&self, other: u32, ticket: Ticket, key: u32, same: Option<Ticket>) -> bool {
+        if self.evicting >= self.uncovered() {
+            return false;
+        }
+        let Some(same) = same else { return true };
+        let (theirs, ours) = (self.keys[other as usize].held, self.keys[key as usize].held);
+        ticket < same && (theirs == 0 || ours > theirs + 1)
+    }
+
+    /// The oldest waiter that no dial in flight will serve.
+    fn neediest(&self) -> Option<(u32, Ticket)> {
+        let oldest = |&key: &u32| {
+            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
+            let lease = queue.get(*dialing).copied();
+            lease.into_iter().chain(logins.front().copied()).min().map(|ticket| (key, ticket))
+        };
+        self.needy.iter().filter_map(oldest).min_by_key(|&(_, ticket)| ticket)
+    }
+
+    /// Waiters that no dial in flight will serve.
+    fn uncovered(&self) -> usize {
+        let count = |&key: &u32| {
+            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
+            queue.len().saturating_sub(*dialing) + logins.len()
+        };
+        self.needy.iter().map(count).sum()
+    }
+
+    /// Uses a permit.
+    fn dial(&mut self, key: u32, ticket: Ticket, now: Duration) {
+        let is_login = self.waiters.get(&ticket).is_some_and(|waiter| waiter.want == Want::Login);
+        let expires = self.expiry(now);
+        let login = is_login.then_some(ticket);
+        let id = self.insert(key, State::Dialing(login), now, expires);
+        self.dialing += 1;
+        let entry = &mut self.keys[key as usize];
+        if is_login {
+            entry.logins.retain(|&other| other != ticket);
+        } else {
+            entry.dialing += 1;
+        }
+        let identity = entry.identity.clone();
+        self.settle_need(key);
+        self.orders.push_back(Order::Dial(id, identity));
+    }
+
+    pub(super) fn end_dial(&mut self, key: u32, login: Option<Ticket>) {
+        self.dialing -= 1;
+        if login.is_none() {
+            self.keys[key as usize].dialing -= 1;
+        }
+        self.settle_need(key);
+    }
+
+    /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a pause.
+    pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
+        let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
+        self.failures += 1;
+        let until = now + pause + self.spread(pause / 4);
+        let refusal = Refusal::Unreachable(text.clone());
+        if let Some(ticket) = login {
+            self.refuse(ticket, refusal.clone());
+        }
+        self.down = Some((text, until));
+        let is_alone = self
+            .entries
+            .iter()
+            .all(|(_, entry)| matches!(entry.state, State::Dialing(_) | State::Closing));
+        if is_alone {
+            let waiting: Vec<Ticket> = self.waiters.keys().copied().collect();
+            waiting.into_iter().for_each(|ticket| self.refuse(ticket, refusal.clone()));
+        }
+    }
+
+    /// The server answered a login with FAILURE.
+    pub(super) fn login_refused(&mut self, key: u32, login: Option<Ticket>, failure: Box<Failure>) {
+        if let Some(ticket) = login {
+            self.refuse(ticket, Refusal::Server(failure.clone()));
+        }
+        if is_about_credentials(&failure) {
+            self.refuse_key(key, &failure);
+        } else if login.is_none()
+            && let Some(&ticket) = self.keys[key as usize].queue.front()
+        {
+            self.refuse(ticket, Refusal::Server(failure)); // one dial, one waiter: the next may fare better
+        }
+    }
+
+    /// Ends everything of a key but its leases: these end when they come back.
+    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure) {
+        if self.planted.has(Bug::StaleApproval) {
+            return;
+        }
+        let Key { queue, logins, idle, .. } = &self.keys[key as usize];
+        let waiting: Vec<Ticket> = queue.iter().chain(logins).copied().collect();
+        let idle: Vec<ServerId> = idle.iter().copied().collect();
+        self.keys[key as usize].refused = Some(Box::new(failure.clone()));
+        for ticket in waiting {
+            self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
+        }
+        idle.into_iter().for_each(|id| self.close(id, Discard::Revoked));
+    }
+
+    /// An idle connection to give away: one of the identity `wanted` if there is one, else the oldest.
+    fn spare_idle(&self, wanted: u64) -> Option<ServerId> {
+        let same = |key: &&Key| key.identity.fingerprint.word() == wanted;
+        let mut keys = self.keys.iter().map(|(_, key)| key);
+        if let Some(id) = keys.clone().find(same).and_then(|key| key.idle.front()) {
+            return Some(*id);
+        }
+        let used = |id: &ServerId| self.entries[id.index as usize].used;
+        keys.by_ref().filter_map(|key| key.idle.front().copied()).min_by_key(used)
+    }
+
+    /// Lends the connection to another shard if that wants its identity, else closes it and passes the permit on.
+    fn give_up(&mut self, id: ServerId, shard: usize, wanted: u64) {
+        let Some(entry) = self.entry(id) else { return };
+        entry.pass_to = Some(shard);
+        let (key, was_idle) = (entry.key, entry.state == State::Idle);
+        if self.keys[key as usize].identity.fingerprint.word() != wanted {
+            return self.close(id, Discard::GivenUp);
+        }
+        if was_idle {
+            self.keys[key as usize].idle.retain(|&other| other != id);
+        }
+        self.entry(id).expect("looked up above").state = State::Lending;
+        self.orders.push_back(Order::Lend(id, shard));
+    }
+
+    fn evict(&mut self, id: ServerId) {
+        if let Some(entry) = self.entry(id) {
+            entry.is_evicted = true;
+            self.evicting += 1;
+            self.close(id, Discard::Evicted);
+        }
+    }
+
+    /// RESET for an idle connection that has not been used for long.
+    fn probe(&mut self, id: ServerId) {
+        let Some(entry) = self.entry(id) else { return };
+        entry.state = State::Cleaning;
+        let key = entry.key;
+        self.keys[key as usize].idle.retain(|&other| other != id);
+        self.orders.push_back(Order::Probe(id));
+    }
+
+    pub(super) fn refusal(&self, now: Duration) -> Option<Refusal> {
+        if self.is_draining {
+            return Some(Refusal::Draining);
+        }
+        if self.waiters.len() >= WAITERS_MAX {
+            return Some(Refusal::QueueFull);
+        }
+        let (text, until) = self.down.as_ref()?;
+        let is_alone = self.entries.iter().all(|(_, entry)| entry.state == State::Closing);
+        (now < *until && is_alone).then(|| Refusal::Unreachable(text.clone()))
+    }
+
+    pub(super) fn enqueue(&mut self, key: u32, want: Want, now: Duration) -> Ticket {
+        self.next_ticket += 1;
+        let ticket = Ticket(self.next_ticket);
+        let deadline = now + self.options.acquisition_timeout;
+        self.waiters.insert(ticket, Waiter { key, want, deadline });
+        self.counters.waited += 1;
+        match want {
+            Want::Lease => self.keys[key as usize].queue.push_back(ticket),
+            Want::Login => self.keys[key as usize].logins.push_back(ticket),
+        }
+        self.needy.insert(key);
+        ticket
+    }
+
+    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+        if self.finish(ticket) {
+            self.orders.push_back(Order::Refuse(ticket, refusal));
+        }
+    }
+
+    /// Takes a waiter out of its queue; false if it was not there.
+    pub(super) fn finish(&mut self, ticket: Ticket) -> bool {
+        let Some(waiter) = self.waiters.remove(&ticket) else { return false };
+        let key = &mut self.keys[waiter.key as usize];
+        let take = |queue: &mut VecDeque<Ticket>| match queue.front() == Some(&ticket) {
+            true => drop(queue.pop_front()),
+            false => queue.retain(|&other| other != ticket),
+        };
+        match waiter.want {
+            Want::Lease => take(&mut key.queue),
+            Want::Login => take(&mut key.logins),
+        }
+        self.settle_need(waiter.key);
+        true
+    }
+
+    fn settle_need(&mut self, key: u32) {
+        let Key { queue, logins, .. } = &self.keys[key as usize];
+        match queue.is_empty() && logins.is_empty() {
+            true => self.needy.remove(&key),
+            false => self.needy.insert(key),
+        };
+    }
+
+    /// The identity's number here; made at its first use.
+    pub(super) fn key(&mut self, identity: &Rc<Identity>) -> u32 {
+        if let Some(&key) = self.by_fingerprint.get(&identity.fingerprint) {
+            return key;
+        }
+        let key = self.keys.insert(Key {
+            identity: identity.clone(),
+            idle: VecDeque::new(),
+            queue: VecDeque::new(),
+            logins: VecDeque::new(),
+            dialing: 0,
+            held: 0,
+            refused: None,
+        }) as u32;
+        self.by_fingerprint.insert(identity.fingerprint, key);
+        key
+    }
+
+    /// Keys without connections and waiters whose identity no client has any more.
+    fn forget_unused_keys(&mut self) {
+        let by_fingerprint = &mut self.by_fingerprint;
+        self.keys.retain(|_, key| {
+            let is_used = key.held > 0
+                || !key.queue.is_empty()
+                || !key.logins.is_empty()
+                || Rc::strong_count(&key.identity) > 1;
+            if !is_used {
+                by_fingerprint.remove(&key.identity.fingerprint);
+            }
+            is_used
+        });
+    }
+
+    pub(super) fn insert(
+        &mut self,
+        key: u32,
+        state: State,
+        born: Duration,
+        expires: Duration,
+    ) -> ServerId {
+        self.serial = self.serial.wrapping_add(1);
+        let entry = Entry {
+            serial: self.serial,
+            key,
+            state,
+            born,
+            used: born,
+            expires,
+            pass_to: None,
+            is_evicted: false,
+            is_counted: false,
+        };
+        self.keys[key as usize].held += 1;
+        ServerId { index: self.entries.insert(entry) as u32, serial: self.serial }
+    }
+
+    pub(super) fn remove(&mut self, id: ServerId) {
+        let entry = self.entries.remove(id.index as usize);
+        self.keys[entry.key as usize].held -= 1;
+    }
+
+    pub(super) fn check_out(&mut self, id: ServerId) {
+        self.counters.acquired += 1;
+        let entry = self.entry(id).expect("idle and fresh connections have entries");
+        (entry.state, entry.is_counted) = (State::Leased, true);
+    }
+
+    pub(super) fn entry(&mut self, id: ServerId) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(id.index as usize)?;
+        (entry.serial == id.serial).then_some(entry)
+    }
+
+    /// A value below `bound` from the pool's own generator (splitmix64).
+    pub(super) fn spread(&mut self, bound: Duration) -> Duration {
+        self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.seed;
+        value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Duration::from_nanos((value ^ value >> 31) % (bound.as_nanos() as u64).max(1))
+    }
+}
+
+/// FAILUREs that say these credentials will not do; others are about the server's state.
+fn is_about_credentials(failure: &Failure) -> bool {
+    failure.code.starts_with("Neo.ClientError.Security.")
+        && failure.code != "Neo.ClientError.Security.AuthenticationRateLimit"
+}

@@ -1,0 +1,3 @@
+//! Watches and steers: the control core, which no shard ever waits for.
+
+pub mod link;

@@ -1,0 +1,77 @@
+//! What one shard counts: plain integers of its own, copied out when somebody asks. No atomics.
+
+/// Labels of one counter family are indices into a closed list that the family's layer owns.
+pub type Tally<const N: usize> = [u64; N];
+
+/// The latest counts of one shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardCounters {
+    /// Clients accepted since start.
+    pub accepted: u64,
+    /// Clients connected now: before the end of login, and serving.
+    pub clients_logging_in: u64,
+    pub clients_serving: u64,
+    /// Clients that wait for a server connection now.
+    pub clients_waiting: u64,
+    /// Closed clients by `CloseReason`.
+    pub closed: Tally<16>,
+    /// Server connections not kept, by `Discard`.
+    pub discarded: Tally<14>,
+    /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned, closing, lent).
+    pub servers_leased: u64,
+    pub servers_idle: u64,
+    pub servers_busy: u64,
+    /// Server connections since start.
+    pub servers_opened: u64,
+    pub servers_closed: u64,
+    pub servers_borrowed: u64,
+    pub servers_lent: u64,
+    /// Leases since start.
+    pub leases_acquired: u64,
+    pub leases_returned: u64,
+    pub leases_waited: u64,
+    pub dial_failures: u64,
+    pub double_returns: u64,
+    /// FAILUREs that the proxy itself made.
+    pub failures_made: u64,
+    /// Bytes received from either side.
+    pub relayed_bytes: u64,
+    /// Bytes of those that were copied in user space.
+    pub copied_bytes: u64,
+    pub heap_bytes: u64,
+    pub accept_pauses: u64,
+    pub over_budget: u64,
+    pub enters: u64,
+}
+
+impl Default for ShardCounters {
+    fn default() -> Self {
+        ShardCounters {
+            accepted: 0,
+            clients_logging_in: 0,
+            clients_serving: 0,
+            clients_waiting: 0,
+            closed: [0; 16],
+            discarded: [0; 14],
+            servers_leased: 0,
+            servers_idle: 0,
+            servers_busy: 0,
+            servers_opened: 0,
+            servers_closed: 0,
+            servers_borrowed: 0,
+            servers_lent: 0,
+            leases_acquired: 0,
+            leases_returned: 0,
+            leases_waited: 0,
+            dial_failures: 0,
+            double_returns: 0,
+            failures_made: 0,
+            relayed_bytes: 0,
+            copied_bytes: 0,
+            heap_bytes: 0,
+            accept_pauses: 0,
+            over_budget: 0,
+            enters: 0,
+        }
+    }
+}

@@ -1,0 +1,554 @@
+//! The way of a byte: what either side sent, cut into messages, judged by the `Session`, and handed on as the same
+//! bytes. Pure: a slice in, calls of `Effects` out.
+//!
+//! Owns: where both streams are within a message, and the bytes that cannot go on yet. `hold` is, in this order,
+//! the held requests (`lengths`) and the first part of the request that is arriving. A request is judged when it is
+//! complete or longer than `REQUEST_HELD_MAX`; a record is handed on as it comes; a summary when it is complete.
+
+use crate::backend::identity::Identity;
+use crate::backend::planted::Bug;
+use crate::backend::{Discard, Refusal};
+use crate::relay::close::CloseReason;
+use crate::relay::session::{Action, Context, Decision, Relay, Release, Reply, Request, Session};
+use crate::wire::chunk::{self, Kind, Scanner};
+use crate::wire::message::{FieldScan, IGNORED, tag};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::mem;
+use std::ops::Range;
+use std::rc::Rc;
+
+/// A request longer than this is judged before its end: four receive buffers, more than a typical query with parameters.
+pub const REQUEST_HELD_MAX: usize = 64 << 10;
+/// A summary longer than this is relayed before its end; only query plans are.
+const SUMMARY_HELD_MAX: usize = 64 << 10;
+
+/// Whether a lease was to be had.
+#[derive(Debug)]
+pub enum Leased {
+    Now,
+    MustWait,
+    Refused(Refusal),
+}
+
+/// What the server sent that belongs to no request of this client: the next owner reads on from there.
+pub struct Remainder<'a> {
+    pub scanner: Scanner,
+    /// The first half of a chunk header.
+    pub loose: Option<u8>,
+    pub bytes: &'a [u8],
+}
+
+/// What happens outside. Ranges are of the slice that was handed in.
+pub trait Effects {
+    fn to_server(&mut self, range: Range<usize>);
+    fn to_server_copied(&mut self, bytes: Bytes);
+    fn to_client(&mut self, range: Range<usize>);
+    fn to_client_copied(&mut self, bytes: Bytes);
+    fn acquire(&mut self, identity: &Rc<Identity>) -> Leased;
+    fn release(&mut self, how: Release, remainder: Remainder<'_>);
+    /// Everything else: `Withdraw`, `LogIn`, `LoggedOff`, `Revoke`, `Close`.
+    fn act(&mut self, action: Action);
+}
+
+/// What becomes of the client's message that is arriving.
+enum Fate {
+    Undecided,
+    Forward,
+    Hold,
+    Drop,
+}
+
+/// What becomes of the server's message that is arriving.
+enum Arriving {
+    Undecided,
+    Detail,
+    /// A summary too long to be kept, and what it has said so far.
+    Long(Box<FieldScan>),
+}
+
+/// See the module.
+pub struct Exchange {
+    pub session: Session,
+    up: Scanner,
+    down: Scanner,
+    fate: Fate,
+    arriving: Arriving,
+    /// First half of a chunk header between messages: client's, server's.
+    loose: [Option<u8>; 2],
+    hold: Vec<u8>,
+    /// Wire bytes of each held request in `hold`.
+    lengths: VecDeque<usize>,
+    /// Reads RUN's extra map in passing, of a request that does not arrive at once.
+    scan: Option<Box<FieldScan>>,
+    /// The first part of a server's summary.
+    stash: Vec<u8>,
+}
+
+impl Exchange {
+    pub fn new(session: Session) -> Exchange {
+        Exchange {
+            session,
+            up: Scanner::default(),
+            down: Scanner::default(),
+            fate: Fate::Undecided,
+            arriving: Arriving::Undecided,
+            loose: [None, None],
+            hold: Vec::new(),
+            lengths: VecDeque::new(),
+            scan: None,
+            stash: Vec::new(),
+        }
+    }
+
+    /// Bytes kept for this client.
+    pub fn held_bytes(&self) -> usize {
+        self.hold.len() + self.stash.len()
+    }
+
+    /// Whether the client is in the middle of a message.
+    pub fn is_mid_request(&self) -> bool {
+        !self.up.is_between_messages() || self.loose[0].is_some()
+    }
+
+    /// The client's next bytes.
+    pub fn client_bytes(&mut self, input: &[u8], cx: Context<'_>, fx: &mut impl Effects) {
+        let mut at = 0;
+        if let Some(first) = self.loose[0].take()
+            && let Some(&second) = input.first()
+        {
+            let header = [first, second];
+            at = 1;
+            if let Some(span) = self.up.next(&header)
+                && matches!(span.kind, Kind::Message { .. })
+            {
+                self.begin_request();
+                self.hold.extend_from_slice(&header);
+            }
+        }
+        while at < input.len() && !self.session.is_closed() {
+            let scan = &mut self.scan;
+            let each = |piece: &[u8]| {
+                if let Some(scan) = scan {
+                    let _ = scan.feed(piece); // a malformed request is the server's to judge
+                }
+            };
+            let Some(span) = self.up.next_with(&input[at..], each) else {
+                self.loose[0] = Some(input[at]);
+                return;
+            };
+            let range = at..at + span.length;
+            at = range.end;
+            if let Kind::Message { starts, ends } = span.kind {
+                self.request_span(input, range, (starts, ends), cx, fx);
+            }
+        }
+    }
+
+    fn begin_request(&mut self) {
+        self.fate = Fate::Undecided;
+        self.scan = Some(Box::new(FieldScan::new(tag::RUN)));
+    }
+
+    fn request_span(
+        &mut self,
+        input: &[u8],
+        range: Range<usize>,
+        (starts, ends): (bool, bool),
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) {
+        if starts && ends {
+            return self.whole_request(input, range, cx, fx);
+        }
+        if starts {
+            self.begin_request();
+            let scan = self.scan.as_mut().expect("made just now");
+            let mut scanner = Scanner::default();
+            let _ = scanner.next_with(&input[range.clone()], |piece| {
+                let _ = scan.feed(piece);
+            });
+        }
+        match self.fate {
+            Fate::Undecided => self.partial_request(&input[range], ends, cx, fx),
+            Fate::Forward => fx.to_server(range),
+            Fate::Drop => {}
+            Fate::Hold => {
+                self.hold.extend_from_slice(&input[range.clone()]);
+                *self.lengths.back_mut().expect("a held request") += range.len();
+            }
+        }
+        if ends {
+            self.end_request();
+            self.after(cx, fx);
+        }
+    }
+
+    /// The usual case: all of a request in one piece.
+    fn whole_request(
+        &mut self,
+        input: &[u8],
+        range: Range<usize>,
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) {
+        let Some(head) = self.up.head() else {
+            self.session.close(CloseReason::InvalidRequest);
+            return self.run_actions(fx, &[]);
+        };
+        let mut scratch = Vec::new();
+        let payload = Some(chunk::payload(&input[range.clone()], &mut scratch));
+        match self.decide(Request { head, payload }, cx, fx) {
+            Decision::Forward => fx.to_server(range),
+            Decision::Hold => {
+                self.lengths.push_back(range.len());
+                self.hold.extend_from_slice(&input[range]);
+            }
+            Decision::Drop | Decision::Acquire => {}
+        }
+        self.after(cx, fx);
+    }
+
+    /// A piece of a request that is not decided on: at its end, or once it is long.
+    fn partial_request(
+        &mut self,
+        piece: &[u8],
+        ends: bool,
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) {
+        self.hold.extend_from_slice(piece);
+        let before: usize = self.lengths.iter().sum();
+        let length = self.hold.len() - before;
+        if !ends && length <= REQUEST_HELD_MAX {
+            return;
+        }
+        let Some(head) = self.up.head() else {
+            if ends || length > REQUEST_HELD_MAX {
+                self.session.close(CloseReason::InvalidRequest);
+                self.run_actions(fx, &[]);
+            }
+            return;
+        };
+        let (hold, mut scratch) = (mem::take(&mut self.hold), Vec::new());
+        let payload = ends.then(|| chunk::payload(&hold[before..], &mut scratch));
+        let decision = self.decide(Request { head, payload }, cx, fx);
+        // What was held before may have been dropped meanwhile, and nothing was added.
+        let kept = if self.lengths.is_empty() { before } else { 0 };
+        self.hold = hold;
+        self.hold.drain(..kept);
+        let before = before - kept;
+        match decision {
+            Decision::Forward => {
+                let bytes = self.hold.split_off(before);
+                fx.to_server_copied(bytes.into());
+                self.fate = Fate::Forward;
+            }
+            Decision::Hold => {
+                self.lengths.push_back(length);
+                self.fate = Fate::Hold;
+            }
+            Decision::Drop | Decision::Acquire => {
+                self.hold.truncate(before);
+                self.fate = Fate::Drop;
+            }
+        }
+    }
+
+    fn end_request(&mut self) {
+        let scan = self.scan.take();
+        let fields = scan.and_then(|scan| scan.finish().ok()).unwrap_or_default();
+        if matches!(mem::replace(&mut self.fate, Fate::Undecided), Fate::Forward | Fate::Drop) {
+            self.session.request_ended(fields.is_read);
+        }
+    }
+
+    fn decide(&mut self, request: Request<'_>, cx: Context<'_>, fx: &mut impl Effects) -> Decision {
+        loop {
+            let decision = self.session.request(request, cx);
+            if decision != Decision::Acquire {
+                self.run_actions(fx, &[]);
+                return decision;
+            }
+            self.acquire(cx, fx);
+        }
+    }
+
+    fn acquire(&mut self, cx: Context<'_>, fx: &mut impl Effects) {
+        let Some(identity) = self.session.identity().cloned() else { return };
+        match fx.acquire(&identity) {
+            Leased::Now => self.leased(cx),
+            Leased::MustWait => self.session.must_wait(cx),
+            Leased::Refused(refusal) => self.session.refused(&refusal),
+        }
+    }
+
+    fn leased(&mut self, cx: Context<'_>) {
+        (self.down, self.loose[1], self.arriving) = (Scanner::default(), None, Arriving::Undecided);
+        self.stash.clear();
+        self.session.leased(cx);
+    }
+
+    /// The lease that was waited for is there.
+    pub fn granted(&mut self, cx: Context<'_>, fx: &mut impl Effects) {
+        self.leased(cx);
+        self.after(cx, fx);
+    }
+
+    /// The lease that was waited for is not to be had.
+    pub fn refused(&mut self, refusal: &Refusal, cx: Context<'_>, fx: &mut impl Effects) {
+        self.session.refused(refusal);
+        self.after(cx, fx);
+    }
+
+    /// The leased connection ended, or sent what Bolt forbids.
+    pub fn server_lost(&mut self, why: Discard, cx: Context<'_>, fx: &mut impl Effects) {
+        self.session.server_lost(why);
+        self.after(cx, fx);
+    }
+
+    /// After any event: actions, then held requests as far as they can go.
+    pub fn after(&mut self, cx: Context<'_>, fx: &mut impl Effects) {
+        self.run_actions(fx, &[]);
+        if self.session.is_dropping() && matches!(self.fate, Fate::Forward) {
+            self.fate = Fate::Drop;
+        }
+        while self.session.can_retry() && self.retry(cx, fx) {}
+    }
+
+    /// Decides on the oldest held request again; false if it has to stay.
+    fn retry(&mut self, cx: Context<'_>, fx: &mut impl Effects) -> bool {
+        let (Some(head), Some(&length)) = (self.session.oldest_held(), self.lengths.front()) else {
+            return false;
+        };
+        let is_whole = self.lengths.len() > 1 || !matches!(self.fate, Fate::Hold);
+        let (hold, mut scratch) = (mem::take(&mut self.hold), Vec::new());
+        let payload = is_whole.then(|| chunk::payload(&hold[..length], &mut scratch));
+        let request = Request { head, payload };
+        let mut decision = self.session.retry(request, cx);
+        if decision == Decision::Acquire {
+            self.acquire(cx, fx);
+            decision = self.session.retry(request, cx);
+        }
+        self.hold = hold;
+        if matches!(decision, Decision::Hold | Decision::Acquire) {
+            self.run_actions(fx, &[]);
+            return false;
+        }
+        self.lengths.pop_front();
+        let bytes: Vec<u8> = self.hold.drain(..length).collect();
+        if !is_whole {
+            let is_forward = decision == Decision::Forward;
+            self.fate = if is_forward { Fate::Forward } else { Fate::Drop };
+        }
+        if self.hold.is_empty() {
+            self.hold = Vec::new(); // an idle client keeps no buffer
+        }
+        self.run_actions(fx, &[]);
+        if decision == Decision::Forward {
+            fx.to_server_copied(bytes.into());
+        }
+        true
+    }
+
+    /// The server's next bytes. `Err`: it sent what Bolt forbids, and is of no more use.
+    pub fn server_bytes(
+        &mut self,
+        input: &[u8],
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) -> Result<(), Discard> {
+        let mut at = 0;
+        if let Some(first) = self.loose[1].take()
+            && let Some(&second) = input.first()
+        {
+            let header = [first, second];
+            at = 1;
+            if let Some(span) = self.down.next(&header)
+                && matches!(span.kind, Kind::Message { .. })
+            {
+                self.arriving = Arriving::Undecided;
+                self.stash.extend_from_slice(&header);
+            }
+        }
+        while at < input.len() && self.session.is_leased() {
+            let arriving = &mut self.arriving;
+            let each = |piece: &[u8]| {
+                if let Arriving::Long(scan) = arriving {
+                    let _ = scan.feed(piece); // what cannot be read says nothing
+                }
+            };
+            let Some(span) = self.down.next_with(&input[at..], each) else {
+                self.loose[1] = Some(input[at]);
+                break;
+            };
+            let range = at..at + span.length;
+            at = range.end;
+            match span.kind {
+                Kind::Noop if self.session.planted.has(Bug::NoopAsMessage) => {
+                    self.summary_there(IGNORED, &input[at..], cx, fx, None)
+                }
+                Kind::Noop => {}
+                Kind::Message { starts, ends } => {
+                    self.reply_span(input, range, (starts, ends), cx, fx)?
+                }
+            }
+        }
+        self.after(cx, fx);
+        Ok(())
+    }
+
+    fn reply_span(
+        &mut self,
+        input: &[u8],
+        range: Range<usize>,
+        (starts, ends): (bool, bool),
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) -> Result<(), Discard> {
+        if starts {
+            self.arriving = Arriving::Undecided;
+        }
+        let rest = &input[range.end..];
+        match &self.arriving {
+            Arriving::Undecided => return self.undecided_reply(input, range, ends, cx, fx),
+            Arriving::Detail => {
+                let lost = usize::from(self.session.planted.has(Bug::OffByOne));
+                fx.to_client(range.start..range.end - lost);
+                self.session.spoke(cx.now);
+                if ends {
+                    self.session.detail_ended();
+                }
+            }
+            Arriving::Long(scan) => {
+                fx.to_client(range);
+                let fields = ends.then(|| scan.finish().unwrap_or_default());
+                if let (Some(head), Some(fields)) = (self.down.head(), fields) {
+                    let reply = Reply { head, payload: None, fields: Some(fields) };
+                    self.session.summary(reply, cx);
+                    self.settle(rest, fx);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first bytes of a server's message, until it is known what it is.
+    fn undecided_reply(
+        &mut self,
+        input: &[u8],
+        range: Range<usize>,
+        ends: bool,
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) -> Result<(), Discard> {
+        let rest = &input[range.end..];
+        let Some(head) = self.down.head() else {
+            self.stash.extend_from_slice(&input[range]);
+            return if ends { Err(Discard::Protocol) } else { Ok(()) };
+        };
+        if !self.session.expects(head) {
+            return Err(Discard::Protocol);
+        }
+        if head.tag == tag::RECORD {
+            self.flush_stash(fx);
+            fx.to_client(range);
+            self.session.spoke(cx.now);
+            if !ends {
+                self.arriving = Arriving::Detail;
+                self.session.reply_begun();
+            }
+            return Ok(());
+        }
+        if ends && self.stash.is_empty() {
+            let relayed = Some(range.clone());
+            self.summary_there(&input[range], rest, cx, fx, relayed);
+            return Ok(());
+        }
+        self.stash.extend_from_slice(&input[range]);
+        if ends {
+            let whole = mem::take(&mut self.stash);
+            self.summary_there(&whole, rest, cx, fx, None);
+        } else if self.stash.len() > SUMMARY_HELD_MAX {
+            if self.session.needs_whole(head) {
+                return Err(Discard::Protocol); // nothing that is answered here is that long
+            }
+            let mut scan = Box::new(FieldScan::new(head.tag));
+            let _ = Scanner::default().next_with(&self.stash, |piece| {
+                let _ = scan.feed(piece);
+            });
+            self.arriving = Arriving::Long(scan);
+            self.session.reply_begun();
+            self.flush_stash(fx);
+        }
+        Ok(())
+    }
+
+    fn flush_stash(&mut self, fx: &mut impl Effects) {
+        if !self.stash.is_empty() {
+            fx.to_client_copied(mem::take(&mut self.stash).into());
+        }
+    }
+
+    /// A whole summary. `range` says where it lies in the input, if it lies there.
+    fn summary_there(
+        &mut self,
+        message: &[u8],
+        rest: &[u8],
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+        range: Option<Range<usize>>,
+    ) {
+        let mut scratch = Vec::new();
+        let payload = chunk::payload(message, &mut scratch);
+        let [first, second, ..] = *payload else { return };
+        let head = chunk::Head::of([first, second]);
+        let reply = Reply { head, payload: Some(payload), fields: None };
+        match (self.session.summary(reply, cx), range) {
+            (Relay::Forward, Some(range)) => fx.to_client(range),
+            (Relay::Forward, None) => fx.to_client_copied(Bytes::copy_from_slice(message)),
+            (Relay::Replace(bytes), _) => fx.to_client_copied(bytes),
+            (Relay::Swallow, _) => {}
+        }
+        self.settle(rest, fx);
+    }
+
+    fn settle(&mut self, rest: &[u8], fx: &mut impl Effects) {
+        self.arriving = Arriving::Undecided;
+        self.session.settle();
+        self.run_actions(fx, rest);
+    }
+
+    /// `rest` is what the server has sent behind the message that led here.
+    fn run_actions(&mut self, fx: &mut impl Effects, rest: &[u8]) {
+        while let Some(action) = self.session.next_action() {
+            match action {
+                Action::Answer(bytes) => fx.to_client_copied(bytes),
+                Action::DropHeld => self.drop_held(),
+                Action::ResetServer => {
+                    fx.to_server_copied(Bytes::from_static(crate::wire::message::RESET))
+                }
+                Action::Release(how) => self.release(how, rest, fx),
+                other => fx.act(other),
+            }
+        }
+    }
+
+    fn drop_held(&mut self) {
+        let held: usize = self.lengths.drain(..).sum();
+        self.hold.drain(..held.min(self.hold.len()));
+    }
+
+    fn release(&mut self, how: Release, rest: &[u8], fx: &mut impl Effects) {
+        let is_quiet = rest.iter().all(|&byte| byte == 0) && rest.len() % 2 == 0;
+        let is_unread = !is_quiet || self.loose[1].is_some() || !self.down.is_between_messages();
+        let how = match how {
+            Release::Clean if is_unread && !self.session.planted.has(Bug::ReuseUnread) => {
+                Release::Broken(Discard::Unread)
+            }
+            how => how,
+        };
+        let remainder = Remainder { scanner: self.down, loose: self.loose[1].take(), bytes: rest };
+        fx.release(how, remainder);
+    }
+}

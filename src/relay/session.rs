@@ -1,0 +1,506 @@
+//! One client's session in transaction mode: every rule about who is asked, who answers and when a server
+//! connection may be let go. Pure: messages, leases, losses and `now` in; decisions and actions out.
+//!
+//! ```text
+//!  Hello ─HELLO─► Authentication ─LOGON─► LoggingIn ─accepted─► Serving          (5.1+)
+//!    └───────────HELLO with credentials──────┘   ▲                 │            (up to 5.0)
+//!                       Authentication ◄─────────┼─────LOGOFF──────┘
+//!
+//!  Serving:   Idle ─RUN, BEGIN, ROUTE─► Waiting ─lease─► Auto | Begun | Routing
+//!             Begun ─COMMIT, ROLLBACK─► Ending;   Auto, Ending, Routing ─their SUCCESS─► Idle
+//!             any with a lease ─FAILURE, all answers in─► Failed ─RESET─► Idle
+//!             any with a lease ─client's RESET─► Resetting ─SUCCESS─► Idle
+//!             any with a lease ─a time limit─► Aborting ─SUCCESS of our RESET─► Failed
+//! ```
+//!
+//! A request that this state cannot place yet is held and decided later, in order. Laws: each request gets one
+//! summary; a lease is released only with nothing owed by the server, or said to be dirty; once
+//! a byte of a request may have left, it is never sent again; no outcome is invented.
+
+use crate::backend::approval::LoginOutcome;
+use crate::backend::identity::{Identity, Profile};
+use crate::backend::planted::{Bug, Planted};
+use crate::backend::{Discard, KnownServer, Refusal};
+use crate::relay::close::CloseReason;
+use crate::relay::reply;
+use crate::relay::routes::{RouteCache, RouteKey};
+use crate::wire::chunk::{Head, NOOP};
+use crate::wire::limits::LOGIN_BYTES_MAX;
+use crate::wire::message::{
+    Auth, Failure, Fields, Hello, HelloSuccess, IGNORED, LogonSuccess, Role, Route, SUCCESS_EMPTY,
+    is_request, parse_logon, read_fields, tag,
+};
+use crate::wire::pipeline::{Asker, Due, Owed, Pipeline, Risk};
+use crate::wire::version::Version;
+use bytes::Bytes;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+mod limits;
+mod replies;
+mod serving;
+
+pub use replies::Reply;
+
+/// What a session is told of the world with every event.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    pub now: Duration,
+    /// `None` while no server has been reached yet.
+    pub server: Option<&'a KnownServer>,
+    pub limits: &'a SessionLimits,
+    /// Where this client can reach the proxy, if it does not say so itself.
+    pub own_address: &'a str,
+    pub routes: &'a RefCell<RouteCache>,
+}
+
+/// The configuration's part in a session.
+#[derive(Clone, Debug, Default)]
+pub struct SessionLimits {
+    pub idle_in_transaction: Option<Duration>,
+    pub transaction: Option<Duration>,
+    pub query: Option<Duration>,
+    pub reset: Duration,
+}
+
+/// A request as far as it has come.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub head: Head,
+    /// The payload, if all of it is there. Longer ones are decided by their head.
+    pub payload: Option<&'a [u8]>,
+}
+
+/// What becomes of a request's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// To the leased server connection.
+    Forward,
+    /// Kept in order, and asked about again when `can_retry`.
+    Hold,
+    /// Answered here, or of no use.
+    Drop,
+    /// A lease is needed: say `leased` or `must_wait`, then ask again.
+    Acquire,
+}
+
+/// What becomes of a server's message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relay {
+    Forward,
+    Swallow,
+    /// This is sent in its place.
+    Replace(Bytes),
+}
+
+/// What else is to be done, in this order.
+#[derive(Debug)]
+pub enum Action {
+    /// To the client.
+    Answer(Bytes),
+    /// RESET to the server, of our own.
+    ResetServer,
+    /// Leave the queue for a lease.
+    Withdraw,
+    /// The lease ends.
+    Release(Release),
+    /// Held bytes are of no use any more.
+    DropHeld,
+    /// Ask the server if it accepts these credentials; `login_done` follows.
+    LogIn(Box<(Profile, Auth)>),
+    /// The identity is not used any more.
+    LoggedOff,
+    /// The server says that these credentials have expired.
+    Revoke(Box<Failure>),
+    Close(CloseReason),
+}
+
+/// How a lease ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// READY and nothing owed.
+    Clean,
+    /// RESET first; the server owes this many summaries.
+    Dirty(usize),
+    /// Of no use.
+    Broken(Discard),
+}
+
+/// How far the client has logged in.
+#[derive(Clone, Debug)]
+enum Phase {
+    Hello,
+    Authentication,
+    LoggingIn,
+    Serving,
+    Closed,
+}
+
+/// What a logged-in client is doing, as the requests decided so far make it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Work {
+    Idle,
+    Waiting,
+    /// The lease is there; the request that asked for it comes next.
+    Leased,
+    /// An auto-commit query; what a lost answer would mean.
+    Auto(Risk),
+    Begun,
+    /// COMMIT or ROLLBACK is on its way.
+    Ending,
+    Routing,
+    /// The server is READY; answers that are ours may still be due.
+    Finished,
+    Resetting,
+    /// Our own RESET is on its way. Was it an auto-commit query, and has the transaction ended after all?
+    Aborting {
+        was_auto: bool,
+        is_over: bool,
+    },
+    Failed,
+}
+
+/// See the module.
+pub struct Session {
+    version: Version,
+    phase: Phase,
+    work: Work,
+    owed: Pipeline,
+    /// The server said FAILURE and no RESET has followed.
+    has_failed: bool,
+    /// A request is forwarded in part.
+    is_sending: bool,
+    /// A message of the server has been relayed in part.
+    is_relaying: bool,
+    /// The rest of the client's present message is dropped.
+    is_dropping: bool,
+    is_draining: bool,
+    is_manifest: bool,
+    /// Requests whose bytes are held.
+    held: VecDeque<Head>,
+    /// For the client's next request: something happened while it asked for nothing.
+    next_failure: Option<Box<Failure>>,
+    profile: Option<Box<Profile>>,
+    /// The proxy's address as the client spells it.
+    spelling: Option<Box<str>>,
+    identity: Option<Rc<Identity>>,
+    /// The ROUTE that is being asked of the server.
+    route: Option<Box<RouteKey>>,
+    connection_id: u64,
+    leased_at: Duration,
+    /// When the oldest unanswered request was forwarded, or the last answer came.
+    turned_at: Duration,
+    /// When the client last got a byte.
+    spoke_at: Duration,
+    noop_after: Option<Duration>,
+    actions: VecDeque<Action>,
+    pub planted: Planted,
+}
+
+impl Session {
+    /// `connection_id` is told to the client; `is_manifest`: the version came from a manifest handshake.
+    pub fn new(version: Version, is_manifest: bool, connection_id: u64) -> Session {
+        Session {
+            version,
+            phase: Phase::Hello,
+            work: Work::Idle,
+            owed: Pipeline::default(),
+            has_failed: false,
+            is_sending: false,
+            is_relaying: false,
+            is_dropping: false,
+            is_draining: false,
+            is_manifest,
+            held: VecDeque::new(),
+            next_failure: None,
+            profile: None,
+            spelling: None,
+            identity: None,
+            route: None,
+            connection_id,
+            leased_at: Duration::ZERO,
+            turned_at: Duration::ZERO,
+            spoke_at: Duration::ZERO,
+            noop_after: None,
+            actions: VecDeque::new(),
+            planted: Planted::default(),
+        }
+    }
+
+    /// The next thing to be done besides moving bytes.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Who the client is, once it is logged in.
+    pub fn identity(&self) -> Option<&Rc<Identity>> {
+        self.identity.as_ref()
+    }
+
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// Whether login is done.
+    pub fn is_serving(&self) -> bool {
+        matches!(self.phase, Phase::Serving)
+    }
+
+    /// Whether a server connection is this client's.
+    pub fn is_leased(&self) -> bool {
+        !matches!(self.work, Work::Idle | Work::Waiting | Work::Failed)
+    }
+
+    /// READY with nothing asked for: what `timeouts.client_idle` and a drain look at.
+    pub fn is_idle(&self) -> bool {
+        self.is_serving() && self.work == Work::Idle && self.held.is_empty()
+    }
+
+    /// Whether a request waits for its summary.
+    pub fn is_owed(&self) -> bool {
+        !self.owed.is_empty() || !self.held.is_empty()
+    }
+
+    /// The oldest request that waits for a decision.
+    pub fn oldest_held(&self) -> Option<Head> {
+        self.held.front().copied()
+    }
+
+    /// Decides on a request; `Hold` keeps it in line.
+    pub fn request(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
+        let decision = self.decide(request, cx, !self.held.is_empty());
+        if decision == Decision::Hold {
+            self.held.push_back(request.head);
+        }
+        decision
+    }
+
+    /// Decides on the oldest held request again.
+    pub fn retry(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
+        debug_assert!(!self.held.is_empty());
+        let decision = self.decide(request, cx, false);
+        if !matches!(decision, Decision::Hold | Decision::Acquire) {
+            self.held.pop_front();
+        }
+        decision
+    }
+
+    /// The forwarded request, decided on before its end, has been forwarded whole.
+    pub fn request_ended(&mut self, is_read: bool) {
+        if std::mem::take(&mut self.is_dropping) || !std::mem::take(&mut self.is_sending) {
+            return;
+        }
+        if let (Work::Auto(risk), Some(last)) = (&mut self.work, self.owed.last_mut())
+            && last.tag == tag::RUN
+        {
+            *risk = risk_of(is_read);
+            last.risk = *risk;
+        }
+        self.settle();
+    }
+
+    /// Whether the rest of a request that was being forwarded has nowhere to go any more.
+    pub fn is_dropping(&self) -> bool {
+        self.is_dropping
+    }
+
+    fn decide(&mut self, request: Request<'_>, cx: Context<'_>, is_behind: bool) -> Decision {
+        let head = request.head;
+        if head.tag == tag::GOODBYE && head.is_struct && head.fields == 0 {
+            return self.close(CloseReason::Goodbye);
+        }
+        if !is_request(self.version, head) {
+            if is_behind || !self.owed.is_empty() || matches!(self.phase, Phase::LoggingIn) {
+                return Decision::Hold;
+            }
+            return self.refuse_request("the message is not one of this Bolt version");
+        }
+        match self.phase {
+            Phase::Closed => Decision::Drop,
+            Phase::Hello => self.hello(request, cx),
+            Phase::Authentication => self.authenticate(request),
+            Phase::LoggingIn => Decision::Hold,
+            Phase::Serving if head.tag == tag::RESET => self.reset(),
+            Phase::Serving if is_behind || self.owed.is_full() => Decision::Hold,
+            Phase::Serving => self.serve(request, cx),
+        }
+    }
+
+    /// HELLO: answered from what is known of the server from 5.1 on, else after the login.
+    fn hello(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
+        let Some(payload) = request.payload.filter(|payload| payload.len() <= LOGIN_BYTES_MAX)
+        else {
+            return self.refuse_request("expected HELLO of at most 8 KiB");
+        };
+        if request.head.tag != tag::HELLO {
+            return self.refuse_request("expected HELLO as the first message");
+        }
+        let mut hello = match Hello::parse(self.version, payload) {
+            Ok(hello) => hello,
+            Err(error) => return self.refuse_request(error.to_string()),
+        };
+        if cx.server.is_none() {
+            let refusal = Refusal::Unreachable("it has not been reached yet".into());
+            return self.fail_login(reply::refused(&refusal), CloseReason::LoginUnavailable);
+        }
+        let profile = Profile::of(self.version, &hello);
+        let routing = hello.routing.take();
+        self.spelling = routing.and_then(|routing| routing.address).map(String::into_boxed_str);
+        match hello.auth.take() {
+            Some(auth) => self.log_in(profile, auth),
+            None => {
+                self.profile = Some(Box::new(profile));
+                self.phase = Phase::Authentication;
+                let success = self.hello_success(cx, false);
+                self.answer(success);
+                Decision::Drop
+            }
+        }
+    }
+
+    fn hello_success(&mut self, cx: Context<'_>, credentials_expired: bool) -> Bytes {
+        let server = cx.server.cloned().unwrap_or_default();
+        let hint = server.recv_timeout_seconds.filter(|_| self.version.has_hints());
+        // Twice per period, so that one late turn of ours does not cost the client its connection.
+        self.noop_after = hint.map(|seconds| Duration::from_secs(seconds.max(2)) / 2);
+        let profile = self.profile.as_deref().or(self.identity.as_deref().map(|id| &id.profile));
+        let success = HelloSuccess {
+            server: server.agent,
+            connection_id: format!("boltmux-{}", self.connection_id),
+            recv_timeout_seconds: hint,
+            utc_patch: profile.is_some_and(|profile| profile.utc_patch),
+            credentials_expired,
+        };
+        let protocol_version = self.is_manifest.then_some(self.version);
+        success.encode(self.version, false, Some(true), protocol_version).into()
+    }
+
+    /// LOGON, and nothing else.
+    fn authenticate(&mut self, request: Request<'_>) -> Decision {
+        let Some(payload) = request.payload.filter(|payload| payload.len() <= LOGIN_BYTES_MAX)
+        else {
+            return self.refuse_request("expected LOGON of at most 8 KiB");
+        };
+        if request.head.tag != tag::LOGON {
+            return self.refuse_request("expected LOGON");
+        }
+        let auth = match parse_logon(payload) {
+            Ok(auth) => auth,
+            Err(error) => return self.refuse_request(error.to_string()),
+        };
+        let Some(profile) = self.profile.take() else {
+            return self.refuse_request("expected HELLO before LOGON");
+        };
+        self.log_in(*profile, auth)
+    }
+
+    fn log_in(&mut self, profile: Profile, auth: Auth) -> Decision {
+        self.phase = Phase::LoggingIn;
+        if self.planted.has(Bug::AnswerBeforeLogon) {
+            self.answer(Bytes::from_static(SUCCESS_EMPTY));
+        }
+        self.actions.push_back(Action::LogIn(Box::new((profile, auth))));
+        Decision::Drop
+    }
+
+    /// The server has accepted or refused the credentials, or could not be asked.
+    pub fn login_done(&mut self, identity: Rc<Identity>, outcome: &LoginOutcome, cx: Context<'_>) {
+        if !matches!(self.phase, Phase::LoggingIn) {
+            return;
+        }
+        let is_expired = matches!(outcome, LoginOutcome::Failed(Refusal::Expired));
+        match outcome {
+            LoginOutcome::Failed(refusal) if !is_expired => {
+                let why = match refusal {
+                    Refusal::Server(_) => CloseReason::Unauthorized,
+                    _ => CloseReason::LoginUnavailable,
+                };
+                self.fail_login(reply::refused(refusal), why);
+            }
+            _ => {
+                self.identity = Some(identity);
+                self.phase = Phase::Serving;
+                self.work = Work::Idle;
+                self.accept_login(cx, is_expired);
+            }
+        }
+    }
+
+    fn accept_login(&mut self, cx: Context<'_>, credentials_expired: bool) {
+        if self.planted.has(Bug::AnswerBeforeLogon) {
+            return;
+        }
+        let success = match self.version.has_logon() {
+            true => {
+                let success = LogonSuccess { advertised_address: None, credentials_expired };
+                success.encode(self.version).into()
+            }
+            false => self.hello_success(cx, credentials_expired),
+        };
+        self.answer(success);
+    }
+
+    fn fail_login(&mut self, failure: Failure, why: CloseReason) -> Decision {
+        self.answer(failure.encode(self.version).into());
+        self.close(why)
+    }
+
+    /// What Neo4j does with a message that it cannot accept: FAILURE, then the end.
+    fn refuse_request(&mut self, text: impl Into<std::borrow::Cow<'static, str>>) -> Decision {
+        self.answer(reply::invalid(text).encode(self.version).into());
+        self.close(CloseReason::InvalidRequest)
+    }
+
+    /// Ends the session. A lease goes back dirty: nobody knows what the server is doing.
+    pub fn close(&mut self, why: CloseReason) -> Decision {
+        if matches!(self.phase, Phase::Closed) {
+            return Decision::Drop;
+        }
+        self.let_go();
+        self.phase = Phase::Closed;
+        self.held.clear();
+        self.actions.push_back(Action::DropHeld);
+        self.actions.push_back(Action::Close(why));
+        Decision::Drop
+    }
+
+    /// Gives back whatever the session has or waits for.
+    fn let_go(&mut self) {
+        let due = self.owed.due_from_server();
+        match self.work {
+            Work::Waiting => self.actions.push_back(Action::Withdraw),
+            _ if !self.is_leased() => {}
+            _ if self.planted.has(Bug::KeepVanished) => self.release(Release::Clean),
+            _ if self.is_sending => self.release(Release::Broken(Discard::HalfMessage)),
+            // If our own RESET is on its way already, it counts as one more answer.
+            _ => self.release(Release::Dirty(due)),
+        }
+        self.owed.clear();
+        self.work = Work::Idle;
+    }
+
+    fn release(&mut self, how: Release) {
+        self.actions.push_back(Action::Release(how));
+        self.has_failed = false;
+        self.is_relaying = false;
+    }
+
+    fn answer(&mut self, bytes: Bytes) {
+        self.actions.push_back(Action::Answer(bytes));
+    }
+}
+
+fn risk_of(is_read: bool) -> Risk {
+    if is_read { Risk::None } else { Risk::Committed }
+}
+
+/// The fields of a complete request; a malformed one is the server's to judge, and counts as a write.
+fn fields_of(request: Request<'_>) -> Fields {
+    request.payload.and_then(|payload| read_fields(payload).ok()).unwrap_or_default()
+}

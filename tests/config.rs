@@ -1,0 +1,696 @@
+//! The configuration from outside: sources as maps, tables of what is taken and what is refused.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+use std::time::Duration;
+
+use boltmux::config::keys::{KEYS, Kind, find};
+use boltmux::config::values::{
+    parse_bind, parse_duration, parse_size, parse_uri, show_bind, show_duration, show_size,
+};
+use boltmux::config::{
+    Bind, BindHost, Command, Demo, Environment, Files, LogLevel, PoolMode, Problems, Scheme,
+    Settings, keys_markdown, parse,
+};
+
+struct Variables<'a>(&'a [(&'a str, &'a str)]);
+
+impl Environment for Variables<'_> {
+    fn variables(&self) -> Vec<(OsString, OsString)> {
+        self.0.iter().map(|(name, value)| (name.into(), value.into())).collect()
+    }
+}
+
+#[derive(Default)]
+struct Texts(BTreeMap<&'static str, &'static str>);
+
+impl Files for Texts {
+    fn read(&self, path: &Path) -> io::Result<String> {
+        let found = path.to_str().and_then(|path| self.0.get(path));
+        found.map(|text| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+fn parse_with(
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+    files: &[(&'static str, &'static str)],
+) -> Result<Command, Problems> {
+    let files = Texts(files.iter().copied().collect());
+    parse(arguments.iter().map(OsString::from), &Variables(variables), &files)
+}
+
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Settings {
+    match parse_with(arguments, variables, &[]).expect("these settings are sound") {
+        Command::Run(settings) => *settings,
+        other => panic!("expected to run, not {other:?}"),
+    }
+}
+
+fn run_toml(text: &'static str) -> Result<Settings, Problems> {
+    match parse_with(&["--config", "a.toml"], &[], &[("a.toml", text)])? {
+        Command::Run(settings) => Ok(*settings),
+        other => panic!("expected to run, not {other:?}"),
+    }
+}
+
+/// What all mistakes print.
+fn refused(
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+    files: &[(&'static str, &'static str)],
+) -> String {
+    match parse_with(arguments, variables, files) {
+        Err(problems) => problems.to_string(),
+        Ok(command) => panic!("{arguments:?} {variables:?} {files:?} were taken: {command:?}"),
+    }
+}
+
+fn shown(settings: &Settings, key: &str) -> String {
+    (find(key).expect("the key exists").show)(settings)
+}
+
+fn named(host: &str, port: u16) -> Bind {
+    Bind { host: BindHost::Name(host.into()), port }
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let settings = run(&[], &[]);
+    let expected = [
+        ("shards", "auto"),
+        ("listen.bind", "localhost:8888"),
+        ("uplink.uri", "bolt://localhost:7687"),
+        ("uplink.user", "neo4j"),
+        ("uplink.password", ""),
+        ("uplink.monitor", "true"),
+        ("admin.bind", "off"),
+        ("pool.mode", "transaction"),
+        ("pool.size", "64"),
+        ("pool.acquisition_timeout", "1min"),
+        ("pool.approval_ttl", "1min"),
+        ("pool.max_lifetime", "50min"),
+        ("pool.max_lifetime_jitter", "10%"),
+        ("pool.idle_timeout", "10min"),
+        ("pool.liveness_check", "5min"),
+        ("pool.reauth", "false"),
+        ("limits.clients", "auto"),
+        ("limits.login_message", "8KiB"),
+        ("limits.held_bytes", "1MiB"),
+        ("limits.heap_bytes", "64MiB"),
+        ("timeouts.first_bytes", "10s"),
+        ("timeouts.login", "30s"),
+        ("timeouts.connect", "5s"),
+        ("timeouts.reset", "5s"),
+        ("timeouts.message", "30s"),
+        ("timeouts.idle_in_transaction", "off"),
+        ("timeouts.transaction", "off"),
+        ("timeouts.query", "off"),
+        ("timeouts.client_idle", "off"),
+        ("timeouts.drain", "30s"),
+        ("transport.credit", "64KiB"),
+        ("transport.buffers_client", "512"),
+        ("transport.buffers_server", "512"),
+        ("transport.buffer_size", "16KiB"),
+        ("transport.bundles", "false"),
+        ("log.level", "info"),
+        ("log.debug", "false"),
+    ];
+    let names: Vec<&str> = expected.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, KEYS.iter().map(|key| key.name).collect::<Vec<_>>());
+    for (name, value) in expected {
+        assert_eq!(shown(&settings, name), value, "{name}");
+    }
+}
+
+/// A value other than the default for each key, alone sound, printed as it is written.
+const OTHERS: [(&str, &str); 37] = [
+    ("shards", "3"),
+    ("listen.bind", "127.0.0.1:1,[::1]:2,*:3"),
+    ("uplink.uri", "neo4j://core1:7688"),
+    ("uplink.user", "watcher"),
+    ("uplink.password", "not-a-real-password"),
+    ("uplink.monitor", "true"),
+    ("admin.bind", "127.0.0.1:9100"),
+    ("pool.mode", "session"),
+    ("pool.size", "4"),
+    ("pool.acquisition_timeout", "250ms"),
+    ("pool.approval_ttl", "0s"),
+    ("pool.max_lifetime", "1h"),
+    ("pool.max_lifetime_jitter", "0%"),
+    ("pool.idle_timeout", "7min"),
+    ("pool.liveness_check", "1s"),
+    ("pool.reauth", "true"),
+    ("limits.clients", "10000"),
+    ("limits.login_message", "16KiB"),
+    ("limits.held_bytes", "2MiB"),
+    ("limits.heap_bytes", "128MiB"),
+    ("timeouts.first_bytes", "2s"),
+    ("timeouts.login", "3s"),
+    ("timeouts.connect", "4s"),
+    ("timeouts.reset", "6s"),
+    ("timeouts.message", "7s"),
+    ("timeouts.idle_in_transaction", "1min"),
+    ("timeouts.transaction", "2min"),
+    ("timeouts.query", "3min"),
+    ("timeouts.client_idle", "4h"),
+    ("timeouts.drain", "1s"),
+    ("transport.credit", "128KiB"),
+    ("transport.buffers_client", "1024"),
+    ("transport.buffers_server", "64"),
+    ("transport.buffer_size", "32KiB"),
+    ("transport.bundles", "true"),
+    ("log.level", "warn"),
+    ("log.debug", "true"),
+];
+
+#[test]
+fn every_key_is_taken_from_every_source() {
+    assert_eq!(OTHERS.map(|(name, _)| name).as_slice(), key_names(), "one value for each key");
+    for (name, value) in OTHERS {
+        let expected = if name == "uplink.password" { "<secret>" } else { value };
+        let flag = format!("{name}={value}");
+        assert_eq!(shown(&run(&["--set", &flag], &[]), name), expected, "--set {flag}");
+
+        let variable = find(name).unwrap().variable();
+        let settings = run(&[], &[(&variable, value)]);
+        assert_eq!(shown(&settings, name), expected, "{variable}={value}");
+
+        // Leaked so that the maps of this test may hold plain references.
+        let (section, key) = name.split_once('.').unwrap_or(("", name));
+        let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
+        let toml: &'static str = format!("{header}{key} = \"{value}\"\n").leak();
+        assert_eq!(shown(&run_toml(toml).unwrap(), name), expected, "{toml}");
+
+        let inner = format!("{{\"{key}\": \"{value}\"}}");
+        let json = if section.is_empty() { inner } else { format!("{{\"{section}\": {inner}}}") };
+        let command = parse_with(&["-config=a.json"], &[], &[("a.json", json.leak())]).unwrap();
+        let Command::Run(settings) = command else { panic!("expected to run") };
+        assert_eq!(shown(&settings, name), expected, "JSON of {name}");
+    }
+}
+
+fn key_names() -> Vec<&'static str> {
+    KEYS.iter().map(|key| key.name).collect()
+}
+
+#[test]
+fn what_a_key_shows_it_also_reads() {
+    let mut settings = Settings::default();
+    for key in KEYS.iter().filter(|key| key.kind != Kind::Secret) {
+        let default = (key.show)(&settings);
+        (key.set)(&mut settings, &default).unwrap_or_else(|error| panic!("{}: {error}", key.name));
+        assert_eq!((key.show)(&settings), default, "{}", key.name);
+    }
+}
+
+#[test]
+fn flags_win_over_variables_over_the_file() {
+    let file = ("a.toml", "[pool]\nsize = 1\n[log]\nlevel = \"trace\"\n[uplink]\nuser = \"f\"\n");
+    let variables = [("BOLTMUX__POOL__SIZE", "2"), ("BOLTMUX__LOG__LEVEL", "error")];
+    let arguments = ["--config", "a.toml", "--set", "pool.size=3"];
+    let Ok(Command::Run(settings)) = parse_with(&arguments, &variables, &[file]) else {
+        panic!("these settings are sound")
+    };
+    assert_eq!(settings.pool.size, 3);
+    assert_eq!(settings.log.level, LogLevel::Error);
+    assert_eq!(settings.uplink.user, "f");
+    assert_eq!(settings.uplink.port, 7687);
+}
+
+#[test]
+fn boltmux_own_names_win_over_the_go_proxys() {
+    let both = [("BOLT_PROXY_USER", "old"), ("BOLTMUX__UPLINK__USER", "new")];
+    assert_eq!(run(&[], &both).uplink.user, "new");
+    assert_eq!(run(&["--set", "uplink.user=new", "-user", "old"], &both).uplink.user, "new");
+    assert_eq!(run(&["-user", "flag"], &both).uplink.user, "flag");
+}
+
+#[test]
+fn go_proxys_flags_and_variables_work() {
+    let flags: [&[&str]; 4] = [
+        &["-bind", ":9", "-uri", "neo4j://db", "-user", "u", "-pass", "p", "-debug"],
+        &["--bind", ":9", "--uri", "neo4j://db", "--user", "u", "--pass", "p", "--debug"],
+        &["-bind=:9", "-uri=neo4j://db", "-user=u", "-pass=p", "-debug=true"],
+        &["--bind=:9", "--uri=neo4j://db", "--user=u", "--pass=p", "--debug=1"],
+    ];
+    let variables = [
+        ("BOLT_PROXY_BIND", ":9"),
+        ("BOLT_PROXY_URI", "neo4j://db"),
+        ("BOLT_PROXY_USER", "u"),
+        ("BOLT_PROXY_PASSWORD", "p"),
+        ("BOLT_PROXY_DEBUG", "whatever"),
+    ];
+    let mut all: Vec<Settings> = flags.iter().map(|arguments| run(arguments, &[])).collect();
+    all.push(run(&[], &variables));
+    for settings in all {
+        assert_eq!(settings.listen[0].bind, Bind { host: BindHost::Any, port: 9 });
+        assert_eq!(settings.uplink.scheme, Scheme::Neo4j);
+        assert_eq!((settings.uplink.host.as_str(), settings.uplink.port), ("db", 7687));
+        assert_eq!(settings.uplink.user, "u");
+        assert_eq!(settings.uplink.password.as_ref().unwrap().expose(), "p");
+        assert_eq!(settings.log.effective_level(), LogLevel::Debug);
+    }
+}
+
+#[test]
+fn flags_keep_gos_manners() {
+    assert_eq!(run(&["-user", "a", "-user", "b"], &[]).uplink.user, "b", "the last one wins");
+    assert_eq!(run(&["-user", "-uri"], &[]).uplink.user, "-uri", "a value may look like a flag");
+    let password = run(&["-pass", "-starts-with-a-dash"], &[]).uplink.password;
+    assert_eq!(password.unwrap().expose(), "-starts-with-a-dash");
+    assert!(!run(&["-debug=false"], &[("BOLT_PROXY_DEBUG", "1")]).log.debug);
+    assert!(!run(&[], &[("BOLT_PROXY_DEBUG", "")]).log.debug, "empty is not set");
+    let empty = [("BOLT_PROXY_CERT", ""), ("BOLTMUX__POOL__SIZE", ""), ("BOLT_PROXY_URI", "")];
+    assert_eq!(run(&[], &empty).pool.size, 64);
+    let foreign = [("BOLTMUX_PORT", "tcp://10.0.0.1:7687"), ("BOLT_PROXY_SERVICE_HOST", "x")];
+    assert_eq!(run(&[], &foreign).uplink.host, "localhost", "an orchestrator's are no affair");
+}
+
+#[test]
+fn words_are_understood() {
+    let command = |arguments: &[&str]| parse_with(arguments, &[], &[]).unwrap();
+    assert!(matches!(command(&["version"]), Command::Version));
+    assert!(matches!(command(&["--version"]), Command::Version));
+    assert!(matches!(command(&["-version"]), Command::Version));
+    assert!(matches!(command(&["-V"]), Command::Version));
+    assert!(matches!(command(&["check", "--keys"]), Command::Keys));
+    for help in ["-h", "-help", "--help", "help"] {
+        let Command::Help(text) = command(&[help]) else { panic!("{help} gave no help") };
+        assert!(text.contains("demo") && text.contains("--bind <ADDRESS>"), "{text}");
+    }
+    let Command::Check { settings, connect } =
+        command(&["-user", "a", "check", "-connect", "-uri", "bolt://b:1"])
+    else {
+        panic!("expected a check")
+    };
+    assert!(connect);
+    assert_eq!((settings.uplink.user.as_str(), settings.uplink.host.as_str()), ("a", "b"));
+    let words = "demo --seconds 5 --clients 100 --pool 4 --shards 2 --once --json out.json";
+    let Command::Demo(demo) = command(&words.split(' ').collect::<Vec<_>>()) else {
+        panic!("expected a demo")
+    };
+    let expected = Demo {
+        seconds: Some(5),
+        clients: Some(100),
+        pool: Some(4),
+        shards: Some(2),
+        once: true,
+        json: Some("out.json".into()),
+    };
+    assert_eq!(demo, expected);
+    assert!(matches!(command(&["demo"]), Command::Demo(demo) if demo == Demo::default()));
+}
+
+#[test]
+fn listeners_come_from_repeated_sections() {
+    let text = "[[listen]]\nbind = \"a:1\"\n[[listen]]\nbind = \"b:2\"\n";
+    let binds: Vec<Bind> =
+        run_toml(text).unwrap().listen.into_iter().map(|listen| listen.bind).collect();
+    assert_eq!(binds, [named("a", 1), named("b", 2)]);
+}
+
+#[test]
+fn numbers_and_switches_need_no_quotes_in_files() {
+    let text = "shards = 2\n[pool]\nsize = 1_000\nreauth = true\napproval_ttl = 0\n";
+    let settings = run_toml(text).unwrap();
+    assert_eq!((settings.shards, settings.pool.size, settings.pool.reauth), (Some(2), 1000, true));
+    assert_eq!(settings.pool.approval_ttl, Duration::ZERO);
+}
+
+#[test]
+fn session_mode_may_go_unmonitored() {
+    let settings = run(&["--set", "uplink.monitor=false", "--set", "pool.mode=session"], &[]);
+    assert_eq!((settings.uplink.monitor, settings.pool.mode), (false, PoolMode::Session));
+}
+
+/// `--set` texts that are refused, and a part of what is said.
+const REFUSED: [(&str, &str); 50] = [
+    ("pool.size=0", "--set pool.size: expected a whole number from 1 to 65535, not \"0\""),
+    ("pool.size=-1", "not \"-1\""),
+    ("pool.size=1.5", "expected a whole number"),
+    ("pool.size=99999999999", "expected a whole number"),
+    ("pool.size=", "expected a whole number"),
+    ("shards=0", "from 1 to 1024"),
+    ("shards=many", "(or \"auto\")"),
+    ("pool.mode=statement", "expected transaction or session, not \"statement\""),
+    ("pool.reauth=yes", "expected true or false"),
+    ("pool.acquisition_timeout=60", "expected a duration with a unit"),
+    ("pool.acquisition_timeout=0s", "expected a duration above zero"),
+    ("pool.acquisition_timeout=-5s", "expected a duration with a unit"),
+    ("pool.acquisition_timeout=5 parsecs", "expected a duration with a unit"),
+    ("pool.acquisition_timeout=off", "expected a duration with a unit"),
+    ("pool.max_lifetime=9999999999h", "expected at most 8760h"),
+    ("pool.max_lifetime=18446744073709551615h", "expected a duration with a unit"),
+    ("pool.max_lifetime_jitter=10", "expected a share from 0% to 50%"),
+    ("pool.max_lifetime_jitter=51%", "expected a share from 0% to 50%"),
+    ("timeouts.query=0s", "(or \"off\")"),
+    ("timeouts.query=", "(or \"off\")"),
+    ("limits.login_message=8192", "expected a size with a unit"),
+    ("limits.login_message=1B", "expected a size from 512B to 1MiB"),
+    ("limits.login_message=8KB", "expected a size with a unit"),
+    ("limits.held_bytes=20000000000GiB", "expected a size with a unit"),
+    ("limits.held_bytes=8GiB", "expected a size from 64KiB to 1GiB"),
+    ("limits.clients=0", "from 1 to"),
+    ("limits.heap_bytes=1GB", "expected a size with a unit"),
+    ("limits.held_bytes=65MiB", "limits.held_bytes (65MiB) is above limits.heap_bytes (64MiB)"),
+    ("transport.buffers_client=500", "expected a power of two from 16 to 32768"),
+    ("transport.buffers_server=65536", "expected a power of two"),
+    ("transport.buffer_size=5KiB", "multiples of 4KiB"),
+    ("listen.bind=localhost", "the port is missing"),
+    ("listen.bind=localhost:70000", "the port is not from 0 to 65535"),
+    ("listen.bind=localhost:+80", "the port is not a number"),
+    ("listen.bind=localhost:", "the port is not from 0 to 65535"),
+    ("listen.bind=::1:80", "needs brackets"),
+    ("listen.bind=[::1:80", "closing bracket is missing"),
+    ("listen.bind=[localhost]:80", "no IPv6 address"),
+    ("listen.bind=[::1]80", "no :port"),
+    ("listen.bind=a b:80", "a character that no name has"),
+    ("listen.bind=a:1,a:1", "a:1 is listed twice"),
+    ("admin.bind=localhost:8888", "cannot be admin.bind and listen.bind at once"),
+    ("uplink.uri=localhost:7687", "the scheme is missing"),
+    ("uplink.uri=http://localhost", "not the scheme \"http\""),
+    ("uplink.uri=bolt://", "the host is missing"),
+    ("uplink.uri=neo4j://a?policy=eu", "nothing behind it"),
+    ("uplink.user=", "expected 1 to 4096 bytes of text, not 0"),
+    ("uplink.monitor=false", "uplink.monitor = false needs pool.mode = \"session\""),
+    ("log.level=loud", "expected error or warn or info or debug or trace"),
+    ("tls.cert=a", "unknown key \"tls.cert\""),
+];
+
+#[test]
+fn impossible_values_are_refused_with_a_reason() {
+    for (written, part) in REFUSED {
+        let said = refused(&["--set", written], &[], &[]);
+        assert!(said.contains(part), "{written}: {said}");
+        assert_eq!(said.lines().count(), 1, "{written}: {said}");
+    }
+}
+
+#[test]
+fn encrypted_schemes_are_known_and_refused() {
+    for scheme in ["bolt+s", "bolt+ssc", "neo4j+s", "neo4j+ssc", "NEO4J+S"] {
+        let said = refused(&["-uri", &format!("{scheme}://a:1")], &[], &[]);
+        assert!(said.contains("-uri: TLS towards servers is not there yet"), "{said}");
+    }
+}
+
+#[test]
+fn certificates_for_clients_are_known_and_refused() {
+    for arguments in [["-cert", "c.pem"], ["--key", "k.pem"]] {
+        let said = refused(&arguments, &[], &[]);
+        assert!(said.contains("TLS to clients is not there yet"), "{said}");
+    }
+    for variable in ["BOLT_PROXY_CERT", "BOLT_PROXY_KEY"] {
+        let said = refused(&[], &[(variable, "c.pem")], &[]);
+        assert!(said.starts_with(variable) && said.contains("not there yet"), "{said}");
+    }
+}
+
+#[test]
+fn cross_checks_wait_for_what_cannot_be_read() {
+    let arguments = ["--set", "uplink.monitor=false", "--set", "pool.mode=sesion"];
+    let said = refused(&arguments, &[], &[]);
+    assert!(!said.contains("needs pool.mode") && said.contains("\"sesion\""), "{said}");
+    let said = refused(&["--set", "pool.reauth=true", "--set", "pool.mode=session"], &[], &[]);
+    assert!(said.starts_with("--set pool.reauth: "), "{said}");
+    let idle = ["--set", "timeouts.transaction=1s", "--set", "timeouts.idle_in_transaction=2s"];
+    assert!(refused(&idle, &[], &[]).contains("would never end anything"));
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_in_order() {
+    let file = ("a.toml", "[pool]\nsize = 0\nsiez = 1\n\n[tmeouts]\nlogin = \"5s\"\n");
+    let said = refused(
+        &["--config", "a.toml", "-bind", "nowhere", "--set", "pool.mode=x", "--set", "novalue"],
+        &[("BOLTMUX__POOL__SISE", "1"), ("BOLT_PROXY_URI", "x"), ("BOLT_PROXY_CERT", "c")],
+        &[file],
+    );
+    let places: Vec<&str> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    let expected = [
+        "a.toml:3",
+        "a.toml:5",
+        "BOLT_PROXY_CERT",
+        "BOLTMUX__POOL__SISE",
+        "--set",
+        "a.toml:2",
+        "BOLT_PROXY_URI",
+        "-bind",
+        "--set pool.mode",
+    ];
+    assert_eq!(places, expected, "{said}");
+}
+
+#[test]
+fn a_wrong_flag_does_not_hide_a_wrong_variable() {
+    let said = refused(&["--bnd", ":1"], &[("BOLTMUX__POOL__SIZE", "0")], &[]);
+    assert!(said.contains("BOLTMUX__POOL__SIZE: expected"), "{said}");
+    assert!(said.contains("'--bnd'") && said.contains("did you mean --bind?"), "{said}");
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn wrong_usage_is_refused() {
+    let wrong: [&[&str]; 8] = [
+        &["serve"],
+        &["check", "extra"],
+        &["demo", "--seconds", "0"],
+        &["demo", "--seconds", "soon"],
+        &["demo", "--bind", ":1"],
+        &["-bind", ":1", "demo"],
+        &["--set", "pool.size=1", "version"],
+        &["-b", ":1"],
+    ];
+    for arguments in wrong {
+        assert_eq!(refused(arguments, &[], &[]).lines().count(), 1, "{arguments:?}");
+    }
+}
+
+#[test]
+fn nearest_names_are_suggested_only_when_near() {
+    let cases = [
+        ("pool.siez=1", Some("\"pool.size\"")),
+        ("tiemouts.login=1s", Some("\"timeouts.login\"")),
+        ("pool.aquisition_timout=1s", Some("\"pool.acquisition_timeout\"")),
+        ("shard=1", Some("\"shards\"")),
+        ("size=1", Some("\"pool.size\"")),
+        ("limits.drain=1s", Some("\"timeouts.drain\"")),
+        ("pool.colour=red", None),
+        ("zzz=1", None),
+    ];
+    for (written, expected) in cases {
+        let said = refused(&["--set", written], &[], &[]);
+        match expected {
+            Some(name) => assert!(said.contains(&format!("did you mean {name}?")), "{said}"),
+            None => assert!(said.contains("check --keys"), "{said}"),
+        }
+    }
+    let said = refused(&[], &[("BOLTMUX__POOL__SISE", "1")], &[]);
+    assert!(said.contains("did you mean \"BOLTMUX__POOL__SIZE\"?"), "{said}");
+}
+
+/// TOML texts that are refused: the line, and a part of what is said.
+const REFUSED_TOML: [(&str, usize, &str); 15] = [
+    ("pool = 5\n", 1, "expected a section of keys under \"pool\""),
+    ("\n[[pool]]\nsize = 1\n", 2, "expected a section of keys under \"pool\""),
+    ("[pool.size]\nx = 1\n", 1, "expected one value for \"pool.size\""),
+    ("[pool]\nsize = [1, 2]\n", 2, "expected one value"),
+    ("[timeouts]\nlogin = 5\n", 2, "expected a duration with a unit"),
+    ("[limits]\nheld_bytes = 65536\n", 2, "expected a size in quotes, not 65536"),
+    ("[pool]\nsize = 1.5\n", 2, "not \"1.5\""),
+    ("[[listen]]\nbind = \"a:1\"\n[[listen]]\nbind = \"b\"\n", 4, "the port is missing"),
+    ("[[listen]]\nbnd = \"a:1\"\n", 2, "did you mean \"listen.bind\"?"),
+    ("[[listen]]\n", 1, "\"listen\" is empty"),
+    ("listen = [\"a:1\"]\n", 1, "expected sections of keys"),
+    ("[[listen_raw]]\nbind = \"a:1\"\n", 1, "unknown section \"listen_raw\""),
+    ("[pol]\nsize = 1\n", 1, "unknown section \"pol\", did you mean \"pool\"?"),
+    ("[pool]\nsize = 1\nsize = 2\n", 3, "not valid TOML"),
+    ("[pool]\n\nsize = = 1\n", 3, "not valid TOML"),
+];
+
+#[test]
+fn mistakes_in_toml_are_found_at_their_line() {
+    for (text, line, part) in REFUSED_TOML {
+        let said = run_toml(text).expect_err(text).to_string();
+        let first = said.lines().next().unwrap();
+        assert!(first.starts_with(&format!("a.toml:{line}: ")), "{text}: {said}");
+        assert!(first.contains(part), "{text}: {said}");
+    }
+}
+
+#[test]
+fn mistakes_in_json_are_found_at_their_path() {
+    let cases = [
+        ("{\"pool\": {\"size\": 0}}", "a.json: pool.size: expected a whole number"),
+        ("{\"pool\": {\"siz\": 1}}", "a.json: pool.siz: unknown key"),
+        ("{\"listen\": [{\"bind\": \"x:1\"}, {\"bind\": \"y\"}]}", "a.json: listen[1].bind: "),
+        ("{\"shards\": null}", "a.json: shards: expected a whole number"),
+        ("[]", "a.json: expected a JSON object"),
+        ("{\n\"pool\": {,}}", "a.json:2: not valid JSON"),
+    ];
+    for (text, start) in cases {
+        let said = refused(&["--config", "a.json"], &[], &[("a.json", text)]);
+        assert!(said.starts_with(start), "{text}: {said}");
+    }
+}
+
+#[test]
+fn unreadable_files_are_a_mistake_among_others() {
+    let said = refused(&["--config", "gone.toml", "--set", "pool.size=0"], &[], &[]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("gone.toml: cannot be read: "), "{said}");
+    assert!(lines[1].starts_with("--set pool.size: "), "{said}");
+    assert_eq!(lines.len(), 2, "{said}");
+}
+
+#[test]
+fn secrets_are_never_printed() {
+    const SECRET: &str = "correct-horse";
+    let settings = run(&["-pass", SECRET], &[]);
+    assert_eq!(settings.uplink.password.as_ref().unwrap().expose(), SECRET);
+    assert!(!format!("{settings:?}").contains(SECRET));
+
+    let long = SECRET.repeat(1000);
+    let assignment = format!("uplnk.password={SECRET}");
+    let uri = format!("bolt://neo4j:{SECRET}@db:7687");
+    let misspelled = format!("--passs={SECRET}");
+    let arguments: [&[&str]; 5] = [
+        &["-pass", &long],
+        &["--set", SECRET],
+        &["--set", &assignment],
+        &["-uri", &uri],
+        &[&misspelled],
+    ];
+    for arguments in arguments {
+        let said = refused(arguments, &[], &[]);
+        assert!(!said.contains(SECRET), "{said}");
+    }
+    let files = [
+        "[uplink]\npassword = correct-horse\n",
+        "[uplink]\npassword = \"correct-horse\n",
+        "[uplink]\npasswords = \"correct-horse\"\n",
+        "[uplink]\npassword = [\"correct-horse\"]\n",
+    ];
+    for text in files {
+        let said = run_toml(text).expect_err(text).to_string();
+        assert!(!said.contains(SECRET), "{said}");
+    }
+    let said = run_toml("[uplink]\npassword = 1234567\n").expect_err("no quotes").to_string();
+    assert!(!said.contains("1234567") && said.contains("in quotes"), "{said}");
+}
+
+#[test]
+fn addresses_are_read_and_printed() {
+    let cases = [
+        ("localhost:8888", named("localhost", 8888), "localhost:8888"),
+        ("127.0.0.1:1", address(Ipv4Addr::LOCALHOST, 1), "127.0.0.1:1"),
+        ("[::1]:65535", address(Ipv6Addr::LOCALHOST, 65535), "[::1]:65535"),
+        (":0", Bind { host: BindHost::Any, port: 0 }, "*:0"),
+        ("*:7687", Bind { host: BindHost::Any, port: 7687 }, "*:7687"),
+        ("my_db.local:1", named("my_db.local", 1), "my_db.local:1"),
+    ];
+    for (text, bind, shown) in cases {
+        assert_eq!(parse_bind(text), Ok(bind.clone()), "{text}");
+        assert_eq!(show_bind(&bind), shown);
+    }
+}
+
+fn address(address: impl Into<IpAddr>, port: u16) -> Bind {
+    Bind { host: BindHost::Address(address.into()), port }
+}
+
+#[test]
+fn uris_are_read() {
+    let cases = [
+        ("bolt://localhost", Scheme::Bolt, "localhost", 7687),
+        ("BOLT://db:1/", Scheme::Bolt, "db", 1),
+        ("neo4j://10.0.0.1:2", Scheme::Neo4j, "10.0.0.1", 2),
+        ("neo4j://[fe80::1]", Scheme::Neo4j, "fe80::1", 7687),
+        ("neo4j://[fe80::1]:3", Scheme::Neo4j, "fe80::1", 3),
+    ];
+    for (text, scheme, host, port) in cases {
+        let found = parse_uri(text).unwrap();
+        assert_eq!((found.scheme, found.host.as_str(), found.port), (scheme, host, port));
+    }
+    for text in ["bolt://*", "bolt://:7687", "bolt://a:b", "neo4j://a/b", "bolt//a", ""] {
+        assert!(parse_uri(text).is_err(), "{text:?} was taken");
+    }
+}
+
+#[test]
+fn durations_and_sizes_are_read_back_as_printed() {
+    for duration_ms in [0, 1, 999, 1000, 1001, 60_000, 90_000, 3_600_000, 3_000_000] {
+        let duration = Duration::from_millis(duration_ms);
+        assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
+    }
+    for bytes in [0, 1, 1023, 1024, 1025, 64 << 10, 1 << 20, 3 << 30, u32::MAX] {
+        assert_eq!(parse_size(&show_size(bytes), 0, u32::MAX), Ok(bytes));
+    }
+    assert_eq!(parse_duration(" 5 s "), Ok(Duration::from_secs(5)));
+    assert_eq!(show_duration(Duration::from_secs(3000)), "50min");
+    assert_eq!(show_size(1 << 20), "1MiB");
+}
+
+#[test]
+fn documentation_lists_every_key() {
+    let table = keys_markdown();
+    assert_eq!(table.lines().count(), KEYS.len() + 2);
+    for (key, row) in KEYS.iter().zip(table.lines().skip(2)) {
+        assert!(row.starts_with(&format!("| `{}` | ", key.name)), "{row}");
+        assert_eq!(row.matches(" | ").count(), 3, "a bar would break the table: {row}");
+    }
+}
+
+/// The program itself, without this process's environment.
+fn boltmux(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_boltmux"))
+        .args(arguments)
+        .env_clear()
+        .output()
+        .expect("the program was built beside its tests");
+    let text = |bytes| String::from_utf8(bytes).expect("the program prints text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_program_says_how_it_ended() {
+    let (status, printed, said) = boltmux(&["version"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(printed, format!("boltmux {}\n", env!("CARGO_PKG_VERSION")));
+
+    let (status, printed, said) = boltmux(&["check", "--keys"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+    assert_eq!(printed, keys_markdown());
+
+    let (status, _, said) = boltmux(&["check"]);
+    assert_eq!((status, said.as_str()), (Some(0), ""));
+
+    let (status, printed, said) = boltmux(&["--config", "does/not/exist.toml", "check"]);
+    assert_eq!((status, printed.as_str()), (Some(2), ""));
+    assert!(said.starts_with("does/not/exist.toml: cannot be read: "), "{said}");
+}
+
+#[test]
+fn check_dials_only_when_asked() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let uri = format!("bolt://{address}");
+    let (status, printed, said) = boltmux(&["check", "--connect", "-uri", &uri]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(printed.contains(&format!("connected to {address}")), "{printed}");
+
+    // Bound but not listening: refused, and nobody else can take the port meanwhile.
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
+        .expect("a socket can be had");
+    let loopback: std::net::SocketAddr = ([127, 0, 0, 1], 0).into();
+    silent.bind(&loopback.into()).expect("a free port");
+    let address = silent.local_addr().ok().and_then(|address| address.as_socket());
+    let uri = format!("bolt://{}", address.expect("it is bound to an address"));
+    let (status, _, said) = boltmux(&["check", "--connect", "-uri", &uri]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("is uplink.uri right?"), "{said}");
+    assert_eq!(boltmux(&["check", "-uri", &uri]).0, Some(0));
+}

@@ -1,0 +1,538 @@
+"""Everyday use of the official Python driver, and what it promises. See harness.py."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import neo4j
+
+from harness import attempt, check, in_threads, main, scenario
+from support import PASSWORDS
+import scenarios_async  # noqa: registers its own
+import scenarios_values  # noqa: registers its own
+
+MEBIBYTE = 1024 * 1024
+# A query that keeps the server busy for minutes unless somebody ends it.
+BUSY = "UNWIND range(1, 10000000000) AS i WITH i WHERE i < 0 RETURN count(i) AS n"
+# Longer than any answer takes on a busy machine, far shorter than the pool's 60 s of waiting.
+AT_ONCE_S = 10
+
+
+def one(session, query, **parameters):
+    """The only value of the only record."""
+    return session.run(query, parameters).single(strict=True)[0]
+
+
+@scenario
+def auto_commit(context):
+    with context.driver() as driver, driver.session() as session:
+        rows = session.run("UNWIND range(1, 3) AS x RETURN x, x * $f AS y", f=2).data()
+        created = session.run("CREATE (n:Made {id: 1}) RETURN n.id AS id")
+        summary = [created.single()["id"], created.consume().counters.nodes_created]
+        return [rows, summary, one(session, "MATCH (n:Made) RETURN count(n)")]
+
+
+@scenario
+def managed_transactions(context):
+    attempts = {"write": 0, "read": 0}
+
+    def write(tx):
+        attempts["write"] += 1
+        tx.run("CREATE (:Managed {id: 1})").consume()
+        if attempts["write"] == 1:
+            raise neo4j.exceptions.TransientError("asked to retry")
+        return tx.run("MATCH (n:Managed) RETURN count(n) AS n").single()["n"]
+
+    def read(tx):
+        attempts["read"] += 1
+        return tx.run("MATCH (n:Managed) RETURN count(n) AS n").single()["n"]
+
+    def fail(tx):
+        tx.run("CREATE (:Managed {id: 2})").consume()
+        raise KeyError("the program's own error")
+
+    with context.driver() as driver, driver.session() as session:
+        return [session.execute_write(write), session.execute_read(read),
+                attempt(session.execute_write, fail), session.execute_read(read), attempts]
+
+
+@scenario
+def explicit_transactions(context):
+    with context.driver() as driver, driver.session() as session:
+        with session.begin_transaction() as tx:
+            tx.run("CREATE (:Explicit {id: 1})")
+            tx.commit()
+        with session.begin_transaction() as tx:
+            tx.run("CREATE (:Explicit {id: 2})")
+            tx.rollback()
+        with session.begin_transaction() as tx:
+            tx.run("CREATE (:Explicit {id: 3})")
+        tx = session.begin_transaction()
+        tx.commit()
+        tx = session.begin_transaction()
+        tx.rollback()
+        return session.run("MATCH (n:Explicit) RETURN collect(n.id) AS ids").data()
+
+
+@scenario
+def abandoned_with_its_driver(context):
+    driver = context.driver()
+    tx = driver.session().begin_transaction(metadata={"tag": context.tag})
+    tx.run("CREATE (:Abandoned)").consume()
+    driver.close()
+    context.until_no_transaction(context.tag)
+    return context.direct("MATCH (n:Abandoned) RETURN count(n) AS n")
+
+
+@scenario
+def abandoned_with_its_session(context):
+    with context.driver() as driver:
+        session = driver.session()
+        tx = session.begin_transaction(metadata={"tag": context.tag})
+        tx.run("UNWIND range(1, 5000) AS i CREATE (n:Abandoned) RETURN i")
+        session.close()
+        context.until_no_transaction(context.tag)
+        with driver.session() as session:
+            return one(session, "MATCH (n:Abandoned) RETURN count(n)")
+
+
+CHILD = """
+import sys, time, neo4j
+driver = neo4j.GraphDatabase.driver(sys.argv[1], auth=("neo4j", sys.argv[2]))
+tx = driver.session().begin_transaction(metadata={"tag": sys.argv[3]})
+tx.run("CREATE (:Abandoned)").consume()
+print("open", flush=True)
+time.sleep(60)
+"""
+
+
+@scenario
+def abandoned_by_a_killed_client(context):
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, context.uri, PASSWORDS["neo4j"], context.tag],
+        stdout=subprocess.PIPE, text=True, cwd=os.path.dirname(os.path.abspath(__file__)))
+    opened = child.stdout.readline().strip()
+    child.kill()
+    child.wait()
+    child.stdout.close()
+    context.until_no_transaction(context.tag)
+    return [opened, context.direct("MATCH (n:Abandoned) RETURN count(n) AS n")]
+
+
+@scenario
+def two_open_results(context):
+    with context.driver() as driver, driver.session(fetch_size=100) as session:
+        with session.begin_transaction() as tx:
+            up = iter(tx.run("UNWIND range(1, 5000) AS x RETURN x"))
+            down = iter(tx.run("UNWIND range(5000, 1, -1) AS x RETURN x"))
+            pairs = [next(up)["x"] + next(down)["x"] for _ in range(2500)]
+            third = tx.run("RETURN 'third' AS x").single()["x"]
+            rest = [sum(record["x"] for record in result) for result in (down, up)]
+            return [set(pairs) == {5001}, third, rest]
+
+
+@scenario
+def many_statements_in_one_transaction(context):
+    with context.driver() as driver, driver.session() as session:
+        with session.begin_transaction() as tx:
+            for number in range(200):
+                tx.run("CREATE (:Step {number: $number})", number=number)
+            tx.commit()
+        return one(session, "MATCH (n:Step) RETURN sum(n.number)")
+
+
+def rows_100k(context, fetch_size):
+    query = "UNWIND range(1, 100000) AS x RETURN x, toString(x) AS text, [x, x + 1] AS list"
+    digest, count = hashlib.sha256(), 0
+    with context.driver() as driver, driver.session(fetch_size=fetch_size) as session:
+        for record in session.run(query):
+            digest.update(repr(record.values()).encode())
+            count += 1
+        return [count, digest.hexdigest(), one(session, "RETURN 1")]
+
+
+@scenario
+def rows_100k_by_hundreds(context):
+    return rows_100k(context, 100)
+
+
+@scenario
+def rows_100k_at_once(context):
+    return rows_100k(context, -1)
+
+
+@scenario
+def partly_read_results(context):
+    with context.driver(max_connection_pool_size=1) as driver:
+        with driver.session(fetch_size=10) as session:
+            result = session.run("UNWIND range(1, 1000) AS x RETURN x")
+            seen = [next(result)["x"] for _ in range(15)]
+        with driver.session(fetch_size=10) as session:
+            result = session.run("UNWIND range(1, 1000) AS x RETURN x")
+            next(result)
+            kind = result.consume().query_type
+            first = session.run("UNWIND range(1, 30) AS x RETURN x")
+            second = one(session, "RETURN 2")
+            return [seen, kind, second, len(first.fetch(100))]
+
+
+@scenario
+def parameter_of_20_mebibytes(context):
+    text = "abcdefghij" * (2 * MEBIBYTE)
+    with context.driver() as driver, driver.session() as session:
+        length = one(session, "RETURN size($text)", text=text)
+        ends = session.run("RETURN left($t, 3) + right($t, 3) AS e", t=text).data()
+        return [length, ends, one(session, "RETURN 1")]
+
+
+@scenario
+def result_of_20_mebibytes(context):
+    with context.driver() as driver, driver.session() as session:
+        text = one(session, "RETURN reduce(a = $s, i IN range(1, 10) | a + a)", s="0123456789" * 2048)
+        check(len(text) == 20 * MEBIBYTE, f"expected 20 MiB, came {len(text)} bytes")
+        return [hashlib.sha256(text.encode()).hexdigest(), one(session, "RETURN 1")]
+
+
+@scenario
+def bookmarks(context):
+    def write(tx, number):
+        tx.run("CREATE (:Marked {number: $number})", number=number)
+
+    def count(tx):
+        return tx.run("MATCH (n:Marked) RETURN count(n) AS n").single()["n"]
+
+    seen = []
+    with context.driver() as writer, context.driver() as reader:
+        marks = None
+        for number in range(20):
+            with writer.session(bookmarks=marks) as session:
+                session.execute_write(write, number)
+                marks = session.last_bookmarks()
+            with reader.session(bookmarks=marks) as session:
+                seen.append(session.execute_read(count))
+        with writer.session() as session:
+            session.run("CREATE (:Marked)").consume()
+            plain = len(session.last_bookmarks().raw_values)
+        wrong = neo4j.Bookmarks.from_raw_values(["not a bookmark"])
+        with reader.session(bookmarks=wrong) as session:
+            refused = attempt(lambda: one(session, "RETURN 1"))
+        with reader.session() as session:
+            return [seen, plain, refused, one(session, "MATCH (n:Marked) RETURN count(n)")]
+
+
+@scenario
+def tx_timeout(context):
+    with context.driver() as driver, driver.session() as session:
+        started = time.monotonic()
+        explicit = session.begin_transaction(timeout=1)
+        busy = attempt(lambda: explicit.run(BUSY).consume())
+        attempt(explicit.close)
+        plain = attempt(lambda: session.run(neo4j.Query(BUSY, timeout=1)).consume())
+        check(time.monotonic() - started < 30, "expected both ended by their limit of 1 s")
+        return [busy, plain, one(session, "RETURN 1")]
+
+
+@scenario
+def transaction_metadata(context):
+    query = ("SHOW TRANSACTIONS YIELD metaData, username, status WHERE metaData['tag'] = $tag"
+             " RETURN metaData['n'] AS n, username ORDER BY n")
+    with context.driver() as driver, driver.session() as session:
+        with session.begin_transaction(metadata={"tag": context.tag, "n": 1}) as tx:
+            tx.run("RETURN 1").consume()
+            seen = context.direct(query, tag=context.tag)
+            own = tx.run("CALL tx.getMetaData() YIELD metadata RETURN metadata").single()[0]
+        text = "CALL tx.getMetaData() YIELD metadata RETURN metadata['n'] AS n"
+        plain = session.run(neo4j.Query(text, metadata={"n": 2})).data()
+        after = session.run("CALL tx.getMetaData() YIELD metadata RETURN metadata").data()
+        gone = context.direct(query, tag=context.tag)
+        return [seen, own["tag"] == context.tag, plain, after, gone]
+
+
+@scenario
+def wrong_password(context):
+    def log_in(password):
+        with context.driver("alice", password) as driver:
+            driver.verify_connectivity()
+            return "in"
+
+    with context.driver("alice") as driver, driver.session() as session:
+        before = one(session, "RETURN 1")
+        refused = [attempt(log_in, "wrongpass"), attempt(log_in, "wrongagain")]
+        still = one(session, "RETURN 2")
+        return [before, refused, still, attempt(log_in, PASSWORDS["alice"]),
+                attempt(lambda: one(session, "RETURN 3")), unknown_user(context)]
+
+
+def unknown_user(context):
+    with context.driver("nobody", "nobodypass") as driver:
+        return attempt(driver.verify_connectivity)
+
+
+@scenario
+def errors_and_recovery(context):
+    with context.driver() as driver, driver.session() as session:
+        outcomes = []
+        for query in ("RETRUN 1", "RETURN 1/0", "RETURN $missing", "CALL no.such()",
+                      "RETURN date('nonsense')", "MATCH (n) RETURN m"):
+            outcomes.append(attempt(lambda: one(session, query)))
+            outcomes.append(one(session, "RETURN 1"))
+        late = "UNWIND range(3000, 0, -1) AS x RETURN 1 / x"
+        outcomes.append(attempt(lambda: session.run(late).consume()))
+        outcomes.append(one(session, "RETURN 1"))
+        return outcomes
+
+
+@scenario
+def error_inside_a_transaction(context):
+    with context.driver() as driver, driver.session() as session:
+        tx = session.begin_transaction()
+        tx.run("CREATE (:Doomed)").consume()
+        outcomes = [attempt(lambda: tx.run("RETRUN 1").consume()),
+                    attempt(lambda: tx.run("RETURN 1").consume()), attempt(tx.commit)]
+        attempt(tx.close)
+        read_only = attempt(session.execute_read, lambda tx: tx.run("CREATE (:Doomed)").consume())
+        return [outcomes, read_only, one(session, "MATCH (n:Doomed) RETURN count(n)")]
+
+
+@scenario
+def constraint_violation(context):
+    with context.driver() as driver, driver.session() as session:
+        session.run("CREATE CONSTRAINT once IF NOT EXISTS FOR (n:Once) REQUIRE n.id IS UNIQUE")
+        make = "CREATE (n:Once {id: 1}) RETURN n.id AS id"
+        try:
+            first = session.execute_write(lambda tx: tx.run(make).single()["id"])
+            second = attempt(session.execute_write, lambda tx: tx.run(make).single()["id"])
+            return [first, second, one(session, "MATCH (n:Once) RETURN count(n)")]
+        finally:
+            session.run("DROP CONSTRAINT once").consume()
+
+
+@scenario
+def refused_by_this_edition(context):
+    def ask(query="RETURN 1", **options):
+        with driver.session(**options) as session:
+            return attempt(lambda: one(session, query))
+
+    with context.driver() as driver:
+        return [ask(database="nope"), ask(impersonated_user="alice"),
+                ask("CREATE DATABASE other", database="system"), ask(database="neo4j")]
+
+
+@scenario
+def system_database(context):
+    with context.driver() as driver, driver.session(database="system") as session:
+        return [session.run("SHOW USERS YIELD user ORDER BY user").data(),
+                session.run("SHOW DATABASES YIELD name, address ORDER BY name").data(),
+                attempt(lambda: one(session, "CREATE (n) RETURN 1"))]
+
+
+def user_of(session):
+    return one(session, "SHOW CURRENT USER YIELD user RETURN user")
+
+
+@scenario
+def two_users(context):
+    def ask(driver, user):
+        for _ in range(25):
+            with driver.session() as session:
+                seen = user_of(session)
+                check(seen == user, f"expected to be {user}, was {seen}")
+        return user
+
+    with context.driver() as first, context.driver("alice") as second:
+        return in_threads([lambda: ask(first, "neo4j"), lambda: ask(second, "alice")] * 4)
+
+
+@scenario
+def idle_connections_of_another_user(context):
+    """One user leaves four idle connections behind; the other must not wait for them."""
+    with context.driver() as first, context.driver("alice") as second:
+        transactions = [first.session().begin_transaction() for _ in range(4)]
+        values = [tx.run("RETURN 1 AS x").single()["x"] for tx in transactions]
+        for tx in transactions:
+            tx.commit()
+        started = time.monotonic()
+        with second.session() as session:
+            users = [user_of(session)]
+        with first.session() as session:
+            users.append(user_of(session))
+        waited = time.monotonic() - started
+        check(waited < AT_ONCE_S, f"expected no waiting, waited {waited:.1f} s")
+        return [values, users]
+
+
+@scenario
+def two_users_of_one_driver(context):
+    with context.driver() as driver:
+        users = []
+        for user in ("alice", "neo4j", "alice", None, "alice"):
+            auth = (user, PASSWORDS[user]) if user else None
+            with driver.session(auth=auth) as session:
+                users.append(user_of(session))
+        with driver.session(auth=("alice", "wrongpass")) as session:
+            refused = attempt(user_of, session)
+        with driver.session() as session:
+            users.append(user_of(session))
+        return [users, refused, driver.verify_authentication(("alice", PASSWORDS["alice"])),
+                driver.verify_authentication(("alice", "wrongpass"))]
+
+
+@scenario
+def sessions_200_at_once(context):
+    with context.driver(max_connection_pool_size=200) as driver:
+        def work(number):
+            with driver.session() as session:
+                session.execute_write(
+                    lambda tx: tx.run("CREATE (:Busy {number: $n})", n=number).consume())
+                return session.execute_read(lambda tx: tx.run("RETURN $n AS n", n=number).single()[0])
+
+        outcomes = in_threads([lambda number=number: work(number) for number in range(200)])
+        wrong = [outcome for number, outcome in enumerate(outcomes) if outcome != number]
+        return [wrong, context.direct("MATCH (n:Busy) RETURN sum(n.number) AS sum")]
+
+
+@scenario
+def writers_of_one_node(context):
+    context.direct("CREATE (:Counter {value: 0})")
+
+    def work(driver):
+        with driver.session() as session:
+            for _ in range(25):
+                session.execute_write(
+                    lambda tx: tx.run("MATCH (n:Counter) SET n.value = n.value + 1").consume())
+            return "done"
+
+    with context.driver() as driver:
+        return [in_threads([lambda: work(driver)] * 8),
+                context.direct("MATCH (n:Counter) RETURN n.value AS value")]
+
+
+@scenario
+def deadlock_is_retried(context):
+    context.direct("CREATE (:Lock {id: 0, n: 0}), (:Lock {id: 1, n: 0})")
+    meeting, attempts = threading.Barrier(2), [0, 0]
+
+    def work(driver, mine):
+        def both(tx):
+            attempts[mine] += 1
+            for step, lock in enumerate((mine, 1 - mine)):
+                tx.run("MATCH (n:Lock {id: $id}) SET n.n = n.n + 1", id=lock).consume()
+                if step == 0 and attempts[mine] == 1:
+                    meeting.wait(20)
+            return "done"
+        with driver.session() as session:
+            return session.execute_write(both)
+
+    with context.driver() as driver:
+        outcomes = in_threads([lambda: work(driver, 0), lambda: work(driver, 1)])
+    return [outcomes, sum(attempts) > 2,
+            context.direct("MATCH (n:Lock) WITH n ORDER BY n.id RETURN n.n AS n")]
+
+
+@scenario
+def transactions_side_by_side(context):
+    with context.driver() as driver:
+        sessions = [driver.session() for _ in range(3)]
+        transactions = [session.begin_transaction() for session in sessions]
+        for number in range(10):
+            for index, tx in enumerate(transactions):
+                tx.run("CREATE (:Side {i: $i, n: $n})", i=index, n=number).consume()
+        counts = [tx.run("MATCH (n:Side) RETURN count(n) AS n").single()["n"] for tx in transactions]
+        transactions[0].commit()
+        transactions[1].rollback()
+        transactions[2].commit()
+        for session in sessions:
+            session.close()
+        return [counts, context.direct("MATCH (n:Side) RETURN count(n) AS n")]
+
+
+@scenario
+def transaction_ended_by_another(context):
+    with context.driver() as driver, driver.session() as session:
+        tx = session.begin_transaction(metadata={"tag": context.tag})
+        tx.run("CREATE (:Ended)").consume()
+        ended = context.direct(
+            "SHOW TRANSACTIONS YIELD transactionId, metaData WHERE metaData['tag'] = $tag"
+            " RETURN transactionId AS id", tag=context.tag)
+        context.direct("TERMINATE TRANSACTION $id", id=ended[0]["id"])
+        outcomes = [attempt(lambda: tx.run("RETURN 1").consume())]
+        attempt(tx.close)
+        return [outcomes, one(session, "MATCH (n:Ended) RETURN count(n)")]
+
+
+@scenario
+def connection_ended_by_the_server(context):
+    """A managed transaction lives on when the server cuts its connection in the middle."""
+    attempts = 0
+
+    def work(tx):
+        nonlocal attempts
+        attempts += 1
+        tx.run("CREATE (:Cut)").consume()
+        if attempts == 1:
+            found = context.direct(
+                "SHOW TRANSACTIONS YIELD connectionId, metaData WHERE metaData['tag'] = $tag"
+                " RETURN connectionId AS id", tag=context.tag)
+            context.direct("CALL dbms.killConnection($id)", id=found[0]["id"])
+        return tx.run("MATCH (n:Cut) RETURN count(n) AS n").single()["n"]
+
+    with context.driver() as driver, driver.session() as session:
+        marked = neo4j.unit_of_work(metadata={"tag": context.tag})(work)
+        return [session.execute_write(marked), attempts, one(session, "MATCH (n:Cut) RETURN count(n)")]
+
+
+@scenario
+def connectivity(context):
+    with context.driver() as driver:
+        driver.verify_connectivity()
+        info = driver.get_server_info()
+        return [info.agent, info.protocol_version, driver.supports_multi_db(),
+                driver.supports_session_auth()]
+
+
+@scenario
+def execute_query(context):
+    with context.driver() as driver:
+        made = driver.execute_query("UNWIND $ids AS id CREATE (n:Query {id: id}) RETURN n.id AS id",
+                                    ids=[1, 2, 3], database_="neo4j")
+        read = driver.execute_query("MATCH (n:Query) RETURN n.id AS id ORDER BY id",
+                                    routing_=neo4j.RoutingControl.READ)
+        single = driver.execute_query("RETURN 7 AS x", result_transformer_=neo4j.Result.single)
+        other = driver.execute_query("SHOW CURRENT USER YIELD user RETURN user",
+                                     auth_=("alice", PASSWORDS["alice"]))
+        return [made.keys, made.summary.counters.nodes_created, [r.data() for r in read.records],
+                single["x"], other.records[0]["user"],
+                attempt(driver.execute_query, "RETRUN 1"),
+                attempt(driver.execute_query, "CREATE (n)", routing_=neo4j.RoutingControl.READ)]
+
+
+@scenario
+def connections_checked_and_replaced(context):
+    """RESET before each use, then a new connection for each use."""
+    values = []
+    for options in ({"liveness_check_timeout": 0}, {"max_connection_lifetime": 0}):
+        with context.driver(**options) as driver:
+            for number in range(10):
+                with driver.session() as session:
+                    values.append(one(session, "RETURN $n", n=number))
+    return values
+
+
+@scenario
+def idle_transaction(context):
+    """A transaction that thinks for 3 s keeps what it wrote, while others work."""
+    with context.driver() as driver, driver.session() as session, driver.session() as other:
+        with session.begin_transaction() as tx:
+            tx.run("CREATE (:Idle)").consume()
+            time.sleep(3)
+            meanwhile = [one(other, "MATCH (n:Idle) RETURN count(n)") for _ in range(10)]
+            own = tx.run("MATCH (n:Idle) RETURN count(n) AS n").single()["n"]
+            tx.commit()
+        return [meanwhile, own, one(other, "MATCH (n:Idle) RETURN count(n)")]
+
+
+if __name__ == "__main__":
+    main()
