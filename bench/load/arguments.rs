@@ -19,7 +19,8 @@ const SECONDS_MAX: f64 = 31_536_000.0;
 #[derive(Parser)]
 #[command(name = "boltload", version)]
 pub struct Arguments {
-    /// A server to measure: NAME=bolt://HOST:PORT; repeatable, the others are compared with the first
+    /// A server to measure: NAME=bolt://HOST:PORT; repeatable, the others are compared with the
+    /// first
     #[arg(long, value_name = "NAME=URI")]
     target: Vec<String>,
     /// Short for one target
@@ -250,8 +251,7 @@ fn resolve(uri: &str) -> Result<SocketAddr, String> {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
     });
     let with_port = if has_port { authority.to_owned() } else { format!("{authority}:{PORT}") };
-    // Before any load runs, in a thread of its own right: nothing waits for this but the user.
-    #[allow(clippy::disallowed_methods, reason = "names are resolved once, before the run")]
+    #[expect(clippy::disallowed_methods, reason = "names are resolved once, before the run")]
     let addresses = with_port.to_socket_addrs();
     let mut addresses = addresses.map_err(|error| format!("{uri}: {error}"))?;
     addresses.next().ok_or_else(|| format!("{uri}: the name has no address"))
@@ -291,7 +291,7 @@ mod tests {
     fn all_mistakes_are_told_at_once() {
         let mistakes = plan(
             "--target nonsense --uri neo4j://h --pass x --shape rows:x --pid a --bolt 9.9 \
-             --seconds 0 --cpus 3-x --request-timeout -1",
+             --seconds 0 --cpus 3-x --request-timeout 0",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
         for part in ["nonsense", "neo4j", "rows:x", "--pid", "9.9", "--seconds", "--cpus"] {

@@ -1,7 +1,7 @@
 //! One client: connects, logs in, asks, and starts over when it loses its connection.
 //!
-//! Closed loop: the next request starts when the last one is answered. Nothing is repeated silently:
-//! what fails is counted and the next request is another one.
+//! Closed loop: the next request starts when the last one is answered. Nothing is repeated
+//! silently: what fails is counted and the next request is another one.
 
 use super::request::Nonce;
 use super::script::Script;
@@ -17,7 +17,8 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-/// Pause after a failed connect, doubled with each one; a server that restarts is not to be flooded.
+/// Pause after a failed connect, doubled with each one; a server that restarts is not to be
+/// flooded.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 

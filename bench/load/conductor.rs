@@ -1,7 +1,8 @@
-//! Runs a plan: starts the threads, gives them their orders round by round, gathers what they counted.
+//! Runs a plan: starts the threads, gives them their orders round by round, gathers what they
+//! counted.
 //!
-//! Blocks its caller and does nothing else; everything it waits for ends by itself, since every wait of
-//! a client has a deadline.
+//! Blocks its caller and does nothing else; everything it waits for ends by itself, since every
+//! wait of a client has a deadline.
 
 use super::cpu;
 use super::plan::Plan;
@@ -35,15 +36,17 @@ pub struct Progress<'a> {
     /// From 0.
     pub round: usize,
     pub rounds: usize,
-    /// Measured time so far, and of the whole run.
+    /// Measured time of this target in this round so far, of the run so far, and of the whole run.
+    pub in_slot: Duration,
     pub elapsed: Duration,
     pub total: Duration,
     /// Answered in this round by this target so far, as of some milliseconds ago.
     pub requests: u64,
 }
 
-/// Measures what `plan` says. Blocks until it is done or `plan.stop` is set, and tells `progress` about
-/// ten times a second. The error says what is wrong with the plan or why nothing could be measured.
+/// Measures what `plan` says. Blocks until it is done or `plan.stop` is set, and tells `progress`
+/// about ten times a second. The error says what is wrong with the plan or why nothing could be
+/// measured.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
     let mut mistakes = plan.mistakes();
     mistakes.extend(too_many_files(plan));
@@ -226,7 +229,7 @@ impl<'a> Conductor<'a> {
         done: &[Measurement],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Vec<Reply>, String> {
-        let started = Instant::now();
+        let started = now();
         let (mut replies, mut has_stopped) = (Vec::new(), false);
         while replies.len() < self.threads.len() {
             match self.replies.recv_timeout(LOOK) {
@@ -254,6 +257,7 @@ impl<'a> Conductor<'a> {
             is_connecting: place.is_connecting,
             round: place.round,
             rounds: plan.rounds,
+            in_slot: running,
             elapsed: measured + running,
             total: plan.slot * (plan.rounds * plan.targets.len()) as u32,
             requests: self.threads.iter().map(|thread| thread.live.load(Ordering::Relaxed)).sum(),
@@ -275,6 +279,12 @@ impl<'a> Conductor<'a> {
             }
         }
     }
+}
+
+/// The conductor stands on a thread of its own, beside all executors; it times nothing it reports.
+#[expect(clippy::disallowed_methods, reason = "no driver, and so no driver's clock, is here")]
+fn now() -> Instant {
+    Instant::now()
 }
 
 /// Which part of the run is under way.

@@ -15,7 +15,8 @@ pub fn time_used(pid: u32) -> Result<Duration, String> {
     parse_stat(&text).ok_or_else(|| format!("{path} does not look like proc(5) says: {text:?}"))
 }
 
-/// Fields 14 and 15 of proc(5), counted behind the name, which may hold spaces and parentheses itself.
+/// Fields 14 and 15 of proc(5), counted behind the name, which may hold spaces and parentheses
+/// itself.
 fn parse_stat(text: &str) -> Option<Duration> {
     let (_, behind_name) = text.rsplit_once(") ")?;
     let mut fields = behind_name.split_ascii_whitespace().skip(11);

@@ -1,12 +1,13 @@
 //! Finds whole messages in bytes cut anywhere, copying only those that arrive in pieces. Pure.
 //!
-//! Invariant: `held` is empty, or the beginning of one message, or (between messages) the single byte
-//! of which nothing can be said yet.
+//! Invariant: `held` is empty, or the beginning of one message, or (between messages) the single
+//! byte of which nothing can be said yet.
 
 use super::session::Fault;
 use crate::wire::chunk::{Kind, Scanner, payload};
 
-/// A longer message ends the connection: whoever wants larger records would measure copying them here.
+/// A longer message ends the connection: whoever wants larger records would measure copying them
+/// here.
 const MESSAGE_BYTES_MAX: usize = 64 << 20;
 /// What a connection may keep for its next message in pieces.
 const KEPT_BYTES_MAX: usize = 16 << 10;

@@ -9,7 +9,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Instant;
 
 const WRONG_USAGE: u8 = 2;
 
@@ -32,14 +31,14 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     }
-    let mut bar = stderr().is_terminal().then(Bar::new);
+    let bar = stderr().is_terminal().then(Bar::new);
     let result = load::run(&plan, &mut |progress| {
-        if let Some(bar) = &mut bar {
+        if let Some(bar) = &bar {
             bar.show(&progress);
         }
     });
     if let Some(bar) = bar {
-        bar.bar.finish_and_clear();
+        bar.0.finish_and_clear();
     }
     match result {
         Ok(report) => finish(&arguments, &report),
@@ -64,36 +63,25 @@ fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
 }
 
 /// The progress bar; it counts milliseconds of measured time.
-struct Bar {
-    bar: ProgressBar,
-    /// When the target's part of the round began, for its rate so far.
-    since: (usize, String, Instant),
-}
+struct Bar(ProgressBar);
 
 impl Bar {
     fn new() -> Bar {
         let style = ProgressStyle::with_template("{bar:24} {percent:>3} % {msg}");
         let bar = ProgressBar::new(0);
         bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Bar { bar, since: (usize::MAX, String::new(), Instant::now()) }
+        Bar(bar)
     }
 
-    fn show(&mut self, progress: &Progress) {
-        let is_new = self.since.0 != progress.round || self.since.1 != progress.target;
-        if is_new || progress.is_connecting {
-            self.since = (progress.round, progress.target.to_owned(), Instant::now());
-        }
-        self.bar.set_length(progress.total.as_millis() as u64);
-        self.bar.set_position(progress.elapsed.as_millis() as u64);
-        let seconds = self.since.2.elapsed().as_secs_f64().max(0.001);
-        let doing = match progress.is_connecting {
+    fn show(&self, progress: &Progress) {
+        self.0.set_length(progress.total.as_millis() as u64);
+        self.0.set_position(progress.elapsed.as_millis() as u64);
+        let seconds = progress.in_slot.as_secs_f64();
+        let doing = match progress.is_connecting || seconds <= 0.0 {
             true => "connecting".into(),
             false => format!("{:.0} requests/s", progress.requests as f64 / seconds),
         };
-        let round = progress.round + 1;
-        self.bar.set_message(format!(
-            "round {round} of {}, {}: {doing}",
-            progress.rounds, progress.target
-        ));
+        let (round, rounds, target) = (progress.round + 1, progress.rounds, progress.target);
+        self.0.set_message(format!("round {round} of {rounds}, {target}: {doing}"));
     }
 }

@@ -1,5 +1,5 @@
-//! The load generator: closed-loop Bolt clients that check every answer and measure several targets in
-//! the rounds of one run, so that they can be compared.
+//! The load generator: closed-loop Bolt clients that check every answer and measure several targets
+//! in the rounds of one run, so that they can be compared.
 //!
 //! ```text
 //! conductor (caller's thread)        worker (one executor per load thread)
@@ -7,8 +7,8 @@
 //!   <- counts by channel
 //! ```
 //!
-//! Owns clients, their checks and the arithmetic. Does not own sockets (`transport`) nor the protocol
-//! (`wire`); uses nothing else of the program. Used by `boltload` and by the demo.
+//! Owns clients, their checks and the arithmetic. Does not own sockets (`transport`) nor the
+//! protocol (`wire`); uses nothing else of the program. Used by `boltload` and by the demo.
 //!
 //! Invariants: a request is asked once and never repeated; each wait ends by a deadline; an answer
 //! counts only if every record of it holds the nonce of its own request.

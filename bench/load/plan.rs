@@ -9,8 +9,8 @@ use std::time::Duration;
 
 /// More clients than one address has ports for towards one target.
 const CLIENTS_MAX: usize = 60_000;
-/// A query longer than this would not fit one chunk together with its parameters, and the place of the
-/// nonce must not be cut in two.
+/// A query longer than this would not fit one chunk together with its parameters, and the place of
+/// the nonce must not be cut in two.
 pub const QUERY_BYTES_MAX: usize = 32 << 10;
 
 /// One server to measure.
@@ -78,8 +78,8 @@ pub struct Plan {
     /// The first one is what the others are compared with.
     pub targets: Vec<Target>,
     pub shape: Shape,
-    /// In place of the shape's own; `$nonce` (and `$rows`) are given as parameters, and every record must
-    /// hold the nonce.
+    /// In place of the shape's own; `$nonce` (and `$rows`) are given as parameters, and every
+    /// record must hold the nonce.
     pub query: Option<String>,
     pub database: Option<String>,
     /// Marks the transactions as reading (`mode: "r"`).
@@ -105,8 +105,9 @@ pub struct Plan {
 }
 
 impl Default for Plan {
-    /// No targets; 16 clients on one thread, six rounds of a second. A login may take 10 s because servers
-    /// hash passwords slowly on purpose, a request 30 s because that is where drivers give up retrying.
+    /// No targets; 16 clients on one thread, six rounds of a second. A login may take 10 s because
+    /// servers hash passwords slowly on purpose, a request 30 s because that is where drivers give
+    /// up retrying.
     fn default() -> Plan {
         Plan {
             targets: Vec::new(),

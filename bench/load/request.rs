@@ -1,4 +1,5 @@
-//! The bytes of requests, made once per target and version, and the nonce that is put into each. Pure.
+//! The bytes of requests, made once per target and version, and the nonce that is put into each.
+//! Pure.
 //!
 //! Invariant: a step's nonce place is inside one chunk, so that patching it keeps the framing.
 
@@ -8,8 +9,8 @@ use crate::wire::packstream::Writer;
 use crate::wire::version::Version;
 use bytes::BytesMut;
 
-/// 8 hexadecimal digits each for the run and the client, 16 for the sequence: unique over all three, and
-/// legible in a server's query log.
+/// 8 hexadecimal digits each for the run and the client, 16 for the sequence: unique over all
+/// three, and legible in a server's query log.
 pub const NONCE_LENGTH: usize = 32;
 /// What stands in a template where the nonce goes; no query may contain it.
 const PLACEHOLDER: [u8; NONCE_LENGTH] = *b"nonce-goes-here-nonce-goes-here-";

@@ -1,11 +1,11 @@
 //! The order of the rounds and what is computed from them. Pure.
 //!
-//! Targets are measured in turn within one run, so that what the machine does beside it meets all of
-//! them alike; ratios are taken within a round and only then summed up.
+//! Targets are measured in turn within one run, so that what the machine does beside it meets all
+//! of them alike; ratios are taken within a round and only then summed up.
 
-/// The order in which a round measures `count` targets. Orders rotate and every second one is turned
-/// around, so that over `2 * count` rounds every target stands in every place equally often and follows
-/// every other one in both directions.
+/// The order in which a round measures `count` targets. Orders rotate and every second one is
+/// turned around, so that over `2 * count` rounds every target stands in every place equally often
+/// and follows every other one in both directions.
 pub fn order(round: usize, count: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..count).map(|place| (place + round / 2) % count).collect();
     if round % 2 == 1 {
@@ -36,8 +36,8 @@ impl Spread {
     }
 }
 
-/// Ratios of `values` to `base`, round by round; rounds in which either is missing or the base is zero
-/// say nothing and are left out.
+/// Ratios of `values` to `base`, round by round; rounds in which either is missing or the base is
+/// zero say nothing and are left out.
 pub fn paired_ratios(values: &[Option<f64>], base: &[Option<f64>]) -> Vec<f64> {
     let pairs = values.iter().zip(base).filter_map(|(value, base)| Some(((*value)?, (*base)?)));
     pairs.filter(|(_, base)| *base > 0.0).map(|(value, base)| value / base).collect()

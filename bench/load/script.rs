@@ -9,8 +9,8 @@ use bytes::BytesMut;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// What is taken where no version is asked for: as the proxy's default offer, so that the same one is
-/// measured with and without it.
+/// What is taken where no version is asked for: as the proxy's default offer, so that the same one
+/// is measured with and without it.
 const HIGHEST: Version = Version::new(5, 8);
 const LOWEST: Version = Version::new(4, 4);
 const AGENT: &str = concat!("boltload/", env!("CARGO_PKG_VERSION"));

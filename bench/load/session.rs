@@ -4,8 +4,8 @@
 //! Version -> (Manifest) -> Login -> Idle <-> Busy -> Recovering -> Idle
 //! ```
 //!
-//! Owns what is due and the check that an answer belongs to its request. Does not own the socket, the
-//! clock or any count. A session is for one connection; the nonce goes on over connections.
+//! Owns what is due and the check that an answer belongs to its request. Does not own the socket,
+//! the clock or any count. A session is for one connection; the nonce goes on over connections.
 
 use super::inbox::Inbox;
 use super::request::{Due, NONCE_LENGTH, Nonce, Request};
@@ -17,7 +17,8 @@ use bytes::BytesMut;
 use std::fmt;
 use std::rc::Rc;
 
-/// The start of the only record of a shape's own query: RECORD, a list of one, a string of 32 bytes.
+/// The start of the only record of a shape's own query: RECORD, a list of one, a string of 32
+/// bytes.
 const NONCE_RECORD: [u8; 5] = [0xB1, tag::RECORD, 0x91, 0xD0, NONCE_LENGTH as u8];
 /// A server's handshake is at most a manifest: 4 bytes, a count, 64 entries, a mask.
 const HANDSHAKE_BYTES_MAX: usize = 512;

@@ -4,8 +4,8 @@ use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Latencies are kept in nanoseconds to three digits, from a microsecond (less is not a round trip) to
-/// an hour (no request may take so long); that takes 260 KiB.
+/// Latencies are kept in nanoseconds to three digits, from a microsecond (less is not a round trip)
+/// to an hour (no request may take so long); that takes 260 KiB.
 const LATENCY_NS_MIN: u64 = 1_000;
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
@@ -20,7 +20,8 @@ pub fn histogram() -> Histogram<u64> {
 pub struct Tally {
     /// Answered right, and before the round's clock ran out.
     pub requests: u64,
-    /// Every right answer, also those that came after the clock: what hangs must show in the maximum.
+    /// Every right answer, also those that came after the clock: what hangs must show in the
+    /// maximum.
     pub latency: Histogram<u64>,
     pub records: u64,
     /// FAILUREs by code, lost and refused connections by kind.

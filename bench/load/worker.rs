@@ -1,11 +1,11 @@
 //! One load thread: an executor with a ring, and a task for every client.
 //!
-//! The conductor gives one order at a time: connect a target's clients, let them ask, end. Every client
-//! of the order's target does its part and says so; with the last one the thread replies. Clients of
-//! other targets wait and watch their connections.
+//! The conductor gives one order at a time: connect a target's clients, let them ask, end. Every
+//! client of the order's target does its part and says so; with the last one the thread replies.
+//! Clients of other targets wait and watch their connections.
 //!
-//! Owns the clock, deadlines and counts of its clients. Nothing here is shared with other threads but
-//! the channels and one live count. A request costs one read of the clock and no allocation.
+//! Owns the clock, deadlines and counts of its clients. Nothing here is shared with other threads
+//! but the channels and one live count. A request costs one read of the clock and no allocation.
 
 use super::client::Client;
 use super::plan::Plan;
@@ -28,7 +28,8 @@ use std::time::Duration;
 const SWEEP: Duration = Duration::from_millis(50);
 /// Logins under way at a time on one thread: servers hash passwords slowly and accept in a queue.
 const LOGINS_MAX: usize = 64;
-/// Buffers for accepted sockets, of which there are none, and for ours: 16 MiB, touched when needed.
+/// Buffers for accepted sockets, of which there are none, and for ours: 16 MiB, touched when
+/// needed.
 const BUFFERS: [u16; 2] = [8, 1024];
 /// What one receive may bring: enough for rows to come in few turns.
 const CREDIT_BYTES: u32 = 128 << 10;
