@@ -72,6 +72,9 @@ pub struct Arguments {
     /// Measured time of one target in one round
     #[arg(long)]
     round_seconds: Option<f64>,
+    /// Ask every target for so long before the first round; servers plan and compile at first
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    warm_up: f64,
     /// Longest wait for an answer, in seconds
     #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
     request_timeout: f64,
@@ -126,6 +129,10 @@ impl Arguments {
             (Some(seconds), _) => parse_seconds("--round-seconds", seconds),
             (None, seconds) => parse_seconds("--seconds", seconds).map(|time| time.div_f64(slots)),
         };
+        let warm_up = match self.warm_up {
+            0.0 => Some(Duration::ZERO),
+            seconds => mistakes.take(parse_seconds("--warm-up", seconds)),
+        };
         let mut seconds = |name, value| mistakes.take(parse_seconds(name, value));
         let request_timeout = seconds("--request-timeout", self.request_timeout);
         let connect_timeout = seconds("--connect-timeout", self.connect_timeout);
@@ -145,6 +152,7 @@ impl Arguments {
                 .unwrap_or_default(),
             rounds: self.rounds,
             slot: mistakes.take(slot).unwrap_or(Duration::from_secs(1)),
+            warm_up: warm_up.unwrap_or_default(),
             connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(1)),
             request_timeout: request_timeout.unwrap_or(Duration::from_secs(1)),
             processes,

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 const LOOK: Duration = Duration::from_millis(100);
 /// A thread that is silent for so long beyond all its deadlines has died.
 const GRACE: Duration = Duration::from_secs(10);
-/// Rings, event descriptors and standard streams of a thread; measured: 14.
+/// Rings, event descriptors and standard streams; measured: 14 for one thread, 9 for each more.
 const FILES_RESERVE: usize = 32;
 
 /// How far a run is.
@@ -124,10 +124,17 @@ impl<'a> Conductor<'a> {
         let plan = self.plan;
         let mut cpu_used = cpu::time_used(std::process::id()).ok().map(|_| Duration::ZERO);
         let mut measurements: Vec<Measurement> = Vec::new();
-        for target in 0..plan.targets.len() {
+        let mut early = vec![Tally::default(); plan.targets.len()];
+        for (target, early) in early.iter_mut().enumerate() {
             for order in [Order::Try { target }, Order::Connect { target }] {
                 let tally = self.connect(order, target, 0, &measurements, progress)?;
                 refuse_lame_start(plan, target, &tally)?;
+            }
+            if !plan.warm_up.is_zero() && !self.is_stopped() {
+                // Only what went wrong counts: it is told with the first round.
+                let warm = self.measure_one(target, 0, plan.warm_up, &measurements, progress)?;
+                early.errors = warm.tally.errors;
+                early.mismatches = warm.tally.mismatches;
             }
         }
         'run: for round in 0..plan.rounds {
@@ -139,8 +146,10 @@ impl<'a> Conductor<'a> {
                 let order = Order::Connect { target };
                 let before = self.connect(order, target, round, &measurements, progress)?;
                 let own = cpu::time_used(std::process::id()).ok();
-                let mut measured = self.measure_one(target, round, &measurements, progress)?;
+                let mut measured =
+                    self.measure_one(target, round, plan.slot, &measurements, progress)?;
                 measured.tally.add(&before);
+                measured.tally.add(&std::mem::take(&mut early[target]));
                 cpu_used = cpu_used
                     .zip(own)
                     .zip(cpu::time_used(std::process::id()).ok())
@@ -177,14 +186,15 @@ impl<'a> Conductor<'a> {
         &mut self,
         target: usize,
         round: usize,
+        time: Duration,
         done: &[Measurement],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Measurement, String> {
         let plan = self.plan;
         let before = self.cpu_of(target)?;
-        self.order(Order::Run { target, time: plan.slot });
+        self.order(Order::Run { target, time });
         let place = Place { target, round, is_connecting: false };
-        let limit = plan.slot + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
+        let limit = time + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
         let replies = self.gather(place, limit, done, progress)?;
         let cpu = before.zip(self.cpu_of(target)?);
         let (mut sum, mut longest) = (Tally::default(), Duration::ZERO);

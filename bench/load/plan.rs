@@ -95,6 +95,8 @@ pub struct Plan {
     pub rounds: usize,
     /// How long one target is measured in one round.
     pub slot: Duration,
+    /// How long every target is asked before the first round; only what goes wrong then counts.
+    pub warm_up: Duration,
     /// Longest wait for a connection with its login.
     pub connect_timeout: Duration,
     /// Longest wait for the answer to one request; the connection is given up then.
@@ -121,6 +123,7 @@ impl Default for Plan {
             cpus: Vec::new(),
             rounds: 6,
             slot: Duration::from_secs(1),
+            warm_up: Duration::ZERO,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             processes: Vec::new(),

@@ -202,7 +202,8 @@ impl Report {
     /// No errors, no mismatches, and every target has answered something.
     pub fn is_clean(&self) -> bool {
         self.targets.iter().all(|target| {
-            target.tally.errors_total() == 0 && target.mismatches() == 0 && target.requests() > 0
+            let has_answers = !target.tally.latency.is_empty();
+            target.tally.errors_total() == 0 && target.mismatches() == 0 && has_answers
         })
     }
 

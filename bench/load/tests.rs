@@ -194,6 +194,18 @@ fn an_answer_of_another_request_is_a_mismatch() {
 }
 
 #[test]
+fn a_warm_up_counts_only_what_goes_wrong() {
+    let mut plan = plan(&[serve(Fault::Foreign)]);
+    (plan.warm_up, plan.clients, plan.threads) = (Duration::from_millis(300), 1, 1);
+    (plan.rounds, plan.slot) = (1, Duration::from_millis(1));
+    let report = run_quietly(&plan);
+    let target = &report.targets[0];
+    assert!(target.mismatches() > target.requests() / EVERY, "{}", report.to_table());
+    assert_eq!(target.tally.records, target.requests());
+    assert!(target.seconds < 0.1);
+}
+
+#[test]
 fn a_wish_to_stop_ends_the_run_with_what_was_measured() {
     let mut plan = plan(&[serve(Fault::Nothing)]);
     plan.slot = Duration::from_secs(60);
