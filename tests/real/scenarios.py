@@ -74,7 +74,7 @@ def explicit_transactions(context):
         tx.commit()
         tx = session.begin_transaction()
         tx.rollback()
-        return session.run("MATCH (n:Explicit) RETURN collect(n.id) AS ids").data()
+        return one(session, "MATCH (n:Explicit) RETURN sum(n.id)")
 
 
 @scenario
@@ -242,6 +242,7 @@ def transaction_metadata(context):
     with context.driver() as driver, driver.session() as session:
         with session.begin_transaction(metadata={"tag": context.tag, "n": 1}) as tx:
             tx.run("RETURN 1").consume()
+            context.find_transaction()
             seen = context.direct(query, tag=context.tag)
             own = tx.run("CALL tx.getMetaData() YIELD metadata RETURN metadata").single()[0]
         text = "CALL tx.getMetaData() YIELD metadata RETURN metadata['n'] AS n"
@@ -280,7 +281,7 @@ def errors_and_recovery(context):
             outcomes.append(attempt(lambda: one(session, query)))
             outcomes.append(one(session, "RETURN 1"))
         late = "UNWIND range(3000, 0, -1) AS x RETURN 1 / x"
-        outcomes.append(attempt(lambda: session.run(late).consume()))
+        outcomes.append(attempt(lambda: session.run(late).data()))
         outcomes.append(one(session, "RETURN 1"))
         return outcomes
 
@@ -454,10 +455,7 @@ def transaction_ended_by_another(context):
     with context.driver() as driver, driver.session() as session:
         tx = session.begin_transaction(metadata={"tag": context.tag})
         tx.run("CREATE (:Ended)").consume()
-        ended = context.direct(
-            "SHOW TRANSACTIONS YIELD transactionId, metaData WHERE metaData['tag'] = $tag"
-            " RETURN transactionId AS id", tag=context.tag)
-        context.direct("TERMINATE TRANSACTION $id", id=ended[0]["id"])
+        context.direct("TERMINATE TRANSACTION $transactionId", **context.find_transaction())
         outcomes = [attempt(lambda: tx.run("RETURN 1").consume())]
         attempt(tx.close)
         return [outcomes, one(session, "MATCH (n:Ended) RETURN count(n)")]
@@ -473,10 +471,7 @@ def connection_ended_by_the_server(context):
         attempts += 1
         tx.run("CREATE (:Cut)").consume()
         if attempts == 1:
-            found = context.direct(
-                "SHOW TRANSACTIONS YIELD connectionId, metaData WHERE metaData['tag'] = $tag"
-                " RETURN connectionId AS id", tag=context.tag)
-            context.direct("CALL dbms.killConnection($id)", id=found[0]["id"])
+            context.direct("CALL dbms.killConnection($connectionId)", **context.find_transaction())
         return tx.run("MATCH (n:Cut) RETURN count(n) AS n").single()["n"]
 
     with context.driver() as driver, driver.session() as session:

@@ -43,7 +43,7 @@ def transactions(context):
         marks = session.last_bookmark()
         with driver.session(bookmarks=[marks]) as reader:
             ids = reader.read_transaction(
-                lambda tx: one(tx, "MATCH (n:Old) RETURN collect(n.id)"))
+                lambda tx: one(tx, "MATCH (n:Old) RETURN sum(n.id)"))
         refused = attempt(session.read_transaction, write)
         return [ids, bool(marks), refused]
 
