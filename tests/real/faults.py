@@ -78,7 +78,8 @@ def join_all(threads, limit_s, what):
     for thread in threads:
         thread.join(max(0, deadline - time.monotonic()))
     left = sum(thread.is_alive() for thread in threads)
-    check(left == 0, f"expected all {what} to end within {limit_s} s, {left} of {len(threads)} hang")
+    check(left == 0,
+          f"expected all {what} to end within {limit_s} s, {left} of {len(threads)} hang")
 
 
 def name_of(error):
@@ -367,7 +368,8 @@ def run(name, function, server, arguments):
         detail = str(error) if isinstance(error, (AssertionError, TimeoutError)) else ""
         print("    " + (detail or traceback.format_exc()))
         good = False
-    print(f"  {'PASS' if good else 'FAIL'} {name} in {time.monotonic() - started:.0f} s", flush=True)
+    verdict = "PASS" if good else "FAIL"
+    print(f"  {verdict} {name} in {time.monotonic() - started:.0f} s", flush=True)
     return good
 
 

@@ -36,6 +36,13 @@ def check(truth, what):
         raise AssertionError(what)
 
 
+def one(runner, query, **parameters):
+    """The only value of the only record, from a session or a transaction."""
+    records = list(runner.run(query, parameters))
+    check(len(records) == 1 and len(records[0]) == 1, f"expected one value: {records}")
+    return records[0][0]
+
+
 def attempt(function, *arguments, **options):
     """The value of the call, or its error in the form that outcomes have."""
     try:

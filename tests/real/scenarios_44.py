@@ -4,12 +4,8 @@ import hashlib
 
 from neo4j import Query
 
-from harness import attempt, check, in_threads, main, scenario
+from harness import attempt, check, in_threads, main, one, scenario
 from support import PASSWORDS
-
-
-def one(runner, query, **parameters):
-    return runner.run(query, parameters).single()[0]
 
 
 @scenario
