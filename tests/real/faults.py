@@ -9,6 +9,7 @@ not asserted then.
 
 import argparse
 import collections
+import os
 import sys
 import threading
 import time
@@ -381,6 +382,8 @@ def main():
     parser.add_argument("--only", default="")
     parser.add_argument("--shards", type=int, default=2)
     arguments = parser.parse_args()
+    if not arguments.direct_only and not os.path.exists(arguments.proxy):
+        sys.exit(f"expected the proxy at {arguments.proxy}: build it, or use --direct-only")
     wanted = [name for name in arguments.only.split(",") if name] or list(FAULTS)
     server = Server("faults", heap="512m")
     try:

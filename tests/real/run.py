@@ -129,6 +129,8 @@ def main():
     parser.add_argument("--shards", default="1,2")
     parser.add_argument("--server", type=int, help="port of a server with both users")
     arguments = parser.parse_args()
+    if not arguments.direct_only and not os.path.exists(arguments.proxy):
+        sys.exit(f"expected the proxy at {arguments.proxy}: build it, or use --direct-only")
     table = Table()
     server = Running(arguments.server) if arguments.server else Server("scenarios").start()
     try:

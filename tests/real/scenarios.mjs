@@ -22,6 +22,7 @@ function check (truth, what) {
 
 function errorOf (error) {
   if (error.failed) throw error
+  if (error.code === undefined) console.error(error)
   return { error: error.code ?? error.name, gql_status: error.gqlStatus, class: error.name }
 }
 
@@ -301,8 +302,12 @@ scenarios.connection_ended_by_the_server = context => using(context.driver(), as
     attempts++
     await tx.run('CREATE (:Cut)')
     if (attempts === 1) {
+      // While an answer is due: this driver has no orderly error for a statement that follows
+      // on a connection whose end it has already seen.
+      const busy = tx.run(BUSY)
       const { connectionId } = await context.findTransaction()
       await context.direct('CALL dbms.killConnection($connectionId)', { connectionId })
+      await busy
     }
     return one(tx, 'MATCH (n:Cut) RETURN count(n)')
   }, { metadata: { tag: context.tag } })
