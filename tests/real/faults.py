@@ -9,6 +9,7 @@ not asserted then.
 
 import argparse
 import collections
+import logging
 import os
 import sys
 import threading
@@ -376,6 +377,8 @@ def run(name, function, server, arguments):
 
 def main():
     end_in_order_on_sigterm()
+    # Every retry would be a line; the faults print the sums themselves.
+    logging.getLogger("neo4j").addHandler(logging.NullHandler())
     parser = argparse.ArgumentParser()
     parser.add_argument("--proxy", default=f"{REPOSITORY}/target/release/boltmux")
     parser.add_argument("--direct-only", action="store_true")

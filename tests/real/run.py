@@ -17,7 +17,7 @@ import time
 
 from proxy import Proxy
 from server import Server
-from support import CACHE, HOST, REPOSITORY, end_in_order_on_sigterm
+from support import CACHE, HOST, REPOSITORY, end_in_order_on_sigterm, end_with_parent
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVERS = {
@@ -38,7 +38,7 @@ def run_pass(driver, scheme, port, direct_port, only, label):
     log_path = os.path.join(CACHE, "run", f"{driver}-{scheme}-{label}.log")
     with open(log_path, "w") as log:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=log, text=True)
+                                 stderr=log, text=True, preexec_fn=end_with_parent)
         try:
             output, _ = child.communicate(timeout=PASS_LIMIT_S)
         except subprocess.TimeoutExpired:
