@@ -1,22 +1,24 @@
 //! The whole proxy in one value: shards on their CPUs, the control core beside them, and the drain.
 
-use crate::backend::KnownServer;
 use crate::backend::peers::Peers;
 use crate::backend::permits::{Permits, SHARDS_MAX};
 use crate::config::exit;
 use crate::config::settings::{Bind, BindHost, Settings};
-use crate::control::link::{ControlLink, LINK_SLOTS, Order, ShardLink, Snapshot};
+use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
+use crate::control::{self, Shutdown};
 use crate::shard;
 use crate::transport::driver::DriverHandle;
 use crate::transport::{listener, runtime};
 use rtrb::RingBuffer;
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 /// A shard that has not said by then whether it runs has hung.
 const START_WITHIN: Duration = Duration::from_secs(20);
+/// How long the start waits for the first look at the server.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// Descriptors beside clients and server connections: rings, listeners, logs, the control core.
 const FILES_RESERVED: u64 = 64;
 
@@ -30,8 +32,10 @@ pub struct StartError {
 /// A running proxy.
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
     shards: Vec<runtime::JoinHandle<()>>,
-    links: Vec<ShardLink>,
+    control: runtime::JoinHandle<()>,
+    shutdown: Shutdown,
 }
 
 impl Proxy {
@@ -55,9 +59,13 @@ impl Proxy {
             cpus,
         };
         let (shards, links) = launch.shards(listeners)?;
-        let mut proxy = Proxy { addresses, shards, links };
-        proxy.announce_server(&settings);
-        Ok(proxy)
+        let shutdown = Shutdown::default();
+        let options = control::Options::from(&*settings);
+        let control = control::start(options, links, launch.permits, shutdown.clone())
+            .map_err(|text| StartError { status: exit::FAILED, text })?;
+        // Who connects now finds the server known; if it cannot be reached, that is known too.
+        let _ = control.looked.recv_timeout(LOOK_WITHIN);
+        Ok(Proxy { addresses, admin: control.admin, shards, control: control.thread, shutdown })
     }
 
     /// Where it listens.
@@ -65,36 +73,19 @@ impl Proxy {
         &self.addresses
     }
 
-    fn announce_server(&mut self, settings: &Settings) {
-        let host = (settings.uplink.host.as_str(), settings.uplink.port);
-        let addresses = host.to_socket_addrs().map(Iterator::collect).unwrap_or_default();
-        let versions = crate::wire::version::Version::DEFAULT_OFFER.to_vec();
-        let known = KnownServer {
-            agent: "Neo4j/5.26.0".into(),
-            recv_timeout_seconds: Some(120),
-            versions,
-        };
-        let snapshot = Arc::new(Snapshot {
-            addresses,
-            known: Some(known),
-            is_reachable: true,
-            trouble: String::new(),
-        });
-        for link in &mut self.links {
-            let _ = link.orders.push(Order::Server(snapshot.clone()));
-            link.wake.ring();
-        }
-    }
-
     /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended.
-    pub fn drain(mut self) {
-        for link in &mut self.links {
-            let _ = link.orders.push(Order::Drain);
-            link.wake.ring();
-        }
+    pub fn drain(self) {
+        self.shutdown.drain.store(true, Ordering::Relaxed);
         for shard in self.shards {
             let _ = shard.join();
         }
+        self.shutdown.end.store(true, Ordering::Relaxed);
+        let _ = self.control.join();
+    }
+
+    /// Where operators are answered.
+    pub fn admin(&self) -> &[SocketAddr] {
+        &self.admin
     }
 }
 
@@ -150,7 +141,10 @@ impl Launch {
         let handles = gather(&starting, shards)?;
         wakes.iter().for_each(|wake| drop(wake.send(handles.clone())));
         let links = links.into_iter().zip(handles);
-        let links = links.map(|((orders, reports), wake)| ShardLink { orders, reports, wake });
+        let links = links.map(|((orders, reports), handle)| {
+            let wake = Box::new(move || handle.ring());
+            ShardLink { orders, reports, wake }
+        });
         Ok((joins, links.collect()))
     }
 }
