@@ -5,6 +5,7 @@
 
 pub mod close;
 pub mod exchange;
+pub mod passthrough;
 pub mod reply;
 pub mod routes;
 pub mod serving;
