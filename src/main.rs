@@ -8,6 +8,7 @@ use std::time::Duration;
 use boltmux::proxy::Proxy;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use boltmux::config::settings::LogLevel;
 use boltmux::config::{
     Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse,
 };
@@ -42,6 +43,7 @@ fn run(settings: Settings) -> u8 {
             return exit::FAILED;
         }
     };
+    start_log(settings.log.effective_level());
     let uplink = format!("{}:{}", settings.uplink.host, settings.uplink.port);
     let proxy = match Proxy::start(settings) {
         Ok(proxy) => proxy,
@@ -62,6 +64,18 @@ fn run(settings: Settings) -> u8 {
     });
     proxy.drain();
     exit::DONE
+}
+
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    log.with_target(false).with_ansi(false).init();
 }
 
 fn say(text: &str) -> u8 {

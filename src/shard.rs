@@ -59,13 +59,19 @@ pub async fn run(parts: Parts) {
     };
     let _ = parts.started.send(Ok((parts.shard, driver.handle())));
     let Ok(wakes) = parts.wakes.recv() else { return };
-    let world = make_world(&parts.settings, &driver, &parts.permits, parts.peers, Cells {
-        shard: parts.shard,
-        shards: parts.shards,
-        clients: parts.clients,
-        clients_max: parts.clients_max,
-        secret: parts.secret,
-    });
+    let world = make_world(
+        &parts.settings,
+        &driver,
+        &parts.permits,
+        parts.peers,
+        Cells {
+            shard: parts.shard,
+            shards: parts.shards,
+            clients: parts.clients,
+            clients_max: parts.clients_max,
+            secret: parts.secret,
+        },
+    );
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
     for listener in parts.listeners {
@@ -120,14 +126,15 @@ fn make_world(
     let mut seed = [0; 8];
     seed.copy_from_slice(&cells.secret[..8]);
     let seed = u64::from_le_bytes(seed) ^ cells.shard as u64;
-    let backend =
-        Backend::start(driver.clone(), permits.clone(), peers, target, options, seed);
+    let backend = Backend::start(driver.clone(), permits.clone(), peers, target, options, seed);
+    let fingerprints = FingerprintKey::new(&cells.secret);
     Rc::new(World {
         driver: driver.clone(),
         backend,
         options: relay_options(settings, &cells),
         routes: RefCell::new(RouteCache::new(settings.pool.approval_ttl)),
-        fingerprints: FingerprintKey::new(&cells.secret),
+        raw: Rc::new(fingerprints.raw()),
+        fingerprints,
         counters: RefCell::default(),
         clients: cells.clients,
         health: RefCell::new(Health { version: env!("CARGO_PKG_VERSION"), ..Health::default() }),

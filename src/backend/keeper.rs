@@ -114,11 +114,7 @@ impl Backend {
     }
 
     /// The control core's news.
-    pub fn set_server(
-        &self,
-        addresses: Vec<std::net::SocketAddr>,
-        known: Option<&KnownServer>,
-    ) {
+    pub fn set_server(&self, addresses: Vec<std::net::SocketAddr>, known: Option<&KnownServer>) {
         let target = Target { addresses, ..Target::clone(&self.target.borrow()) };
         self.target.replace(Rc::new(target));
         if let Some(known) = known {
@@ -515,9 +511,8 @@ async fn keep(backend: Rc<Backend>) {
         backend.keeper_due.set(due);
         let timer = backend.driver.sleep(due.saturating_sub(now));
         let noticed = poll_fn(|cx| {
-            let is_first = backend.keeper.borrow().as_ref().is_none_or(|waker| {
-                !waker.will_wake(cx.waker())
-            });
+            let is_first =
+                backend.keeper.borrow().as_ref().is_none_or(|waker| !waker.will_wake(cx.waker()));
             if is_first {
                 backend.keeper.replace(Some(cx.waker().clone()));
             }

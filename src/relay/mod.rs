@@ -11,4 +11,5 @@ pub mod routes;
 pub mod serving;
 pub mod session;
 pub mod task;
+pub mod whole_session;
 pub mod world;

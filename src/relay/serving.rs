@@ -412,7 +412,11 @@ impl Wires<'_> {
         }
     }
 
-    fn log_in(&mut self, profile: crate::backend::identity::Profile, auth: crate::wire::message::Auth) {
+    fn log_in(
+        &mut self,
+        profile: crate::backend::identity::Profile,
+        auth: crate::wire::message::Auth,
+    ) {
         let outside = &mut *self.outside;
         let owner = (!is_shareable(&auth.scheme)).then_some(outside.client);
         let identity = Rc::new(outside.world.fingerprints.identity(profile, auth, owner));

@@ -59,15 +59,17 @@ async fn run(world: &Rc<World>, stream: &mut Stream, present: &Present) -> Close
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }
         Greeted::Session => {
-            let _ = rest;
-            CloseReason::ServerGone
+            crate::relay::whole_session::serve(world, stream, present, rest, login_by).await
         }
     }
 }
 
 /// How the first bytes were answered.
 enum Greeted {
-    Bolt { version: Version, is_manifest: bool },
+    Bolt {
+        version: Version,
+        is_manifest: bool,
+    },
     /// Session mode: the server answers the handshake itself.
     Session,
 }

@@ -1,6 +1,6 @@
 //! What all clients of one shard share.
 
-use crate::backend::identity::FingerprintKey;
+use crate::backend::identity::{FingerprintKey, Identity};
 use crate::backend::keeper::Backend;
 use crate::relay::close::CloseReason;
 use crate::relay::routes::RouteCache;
@@ -53,6 +53,8 @@ pub struct World {
     pub options: RelayOptions,
     pub routes: RefCell<RouteCache>,
     pub fingerprints: FingerprintKey,
+    /// Session mode's connections: no identity of their own until the client gives them one.
+    pub raw: Rc<Identity>,
     pub counters: RefCell<ClientCounters>,
     /// Clients of the whole process; written at accept and close.
     pub clients: Arc<AtomicU32>,

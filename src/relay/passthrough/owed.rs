@@ -85,8 +85,7 @@ mod tests {
         owed.push_ordinary();
         assert!(owed.is_next_watched());
         let order: Vec<_> = (0..6).map(|_| owed.pop()).collect();
-        let expected =
-            [Some(Watched::Hello), Some(Watched::Logon), None, None, Some(route), None];
+        let expected = [Some(Watched::Hello), Some(Watched::Logon), None, None, Some(route), None];
         assert_eq!(order, expected);
         assert!(owed.is_empty());
         assert_eq!(owed.pop(), None, "a summary too many is nobody's");
