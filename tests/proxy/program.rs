@@ -218,7 +218,7 @@ fn sigterm_lets_an_open_transaction_finish_and_closes_who_is_idle() {
 #[test]
 fn a_second_signal_ends_it_at_once() {
     let server = server();
-    let mut program = Program::start(server.address(), &["shards=1", "timeouts.drain=10m"]);
+    let mut program = Program::start(server.address(), &["shards=1", "timeouts.drain=10min"]);
     let mut busy = Client::login(program.address, V5_4);
     busy.send(&begin());
     busy.expect(&[tag::SUCCESS]);

@@ -200,9 +200,15 @@ impl Pool {
 
     /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a pause.
     pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
-        let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
-        self.failures += 1;
-        let until = now + pause + self.spread(pause / 4);
+        let until = match self.down {
+            // This dial was in flight when the pause began: one outage, not the next.
+            Some((_, until)) if now < until => until,
+            _ => {
+                let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
+                self.failures += 1;
+                now + pause + self.spread(pause / 4)
+            }
+        };
         let refusal = Refusal::Unreachable(text.clone());
         if let Some(ticket) = login {
             self.refuse(ticket, refusal.clone());

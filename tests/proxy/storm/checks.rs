@@ -3,7 +3,7 @@
 use super::stormer::{Fate, Summary};
 use super::{POOL_SIZE, USERS};
 use crate::program::Program;
-use crate::stage::until;
+use crate::stage::Metrics;
 use boltmux::synthetic::{Entry, Outcome, Server};
 use std::collections::HashMap;
 
@@ -20,22 +20,23 @@ pub struct Quiet {
 impl Quiet {
     /// `open_files_max` of 0 is no limit.
     pub fn wait(program: &Program, open_files_max: usize) -> Quiet {
-        let is_quiet = || {
-            let metrics = program.metrics();
+        let open_files = |metrics: &Metrics| {
+            program.open_files().saturating_sub(metrics.get("server_connections{idle}") as usize)
+        };
+        let is_quiet = |metrics: &Metrics| {
             let idle = metrics.get("server_connections{idle}");
-            let is_still = metrics.get("server_reachable") == 1
+            metrics.get("server_reachable") == 1
                 && metrics.get("server_permits_taken") == idle
                 && metrics.get("server_connections{leased}") == 0
                 && metrics.get("server_connections{busy}") == 0
                 && metrics.get("client_connections{login}") == 0
                 && metrics.get("client_connections{serving}") == 0
                 && metrics.get("clients_waiting") == 0
-                && metrics.get("heap_bytes") == 0;
-            let open_files = program.open_files().saturating_sub(idle as usize);
-            (is_still && (open_files_max == 0 || open_files <= open_files_max), open_files)
+                && metrics.get("heap_bytes") == 0
+                && (open_files_max == 0 || open_files(metrics) <= open_files_max)
         };
-        until("the proxy is quiet and has no more descriptors than at first", || is_quiet().0);
-        Quiet { open_files: is_quiet().1 }
+        let what = "the proxy is quiet and has no more descriptors than at first";
+        Quiet { open_files: open_files(&program.until(what, is_quiet)) }
     }
 }
 

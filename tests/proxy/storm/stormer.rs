@@ -10,6 +10,7 @@ use boltmux::wire::version::Version;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 /// All shapes of FAILURE are among these.
 const VERSIONS: [Version; 4] =
@@ -139,6 +140,7 @@ impl Stormer {
                 Err(Said::Message(message)) => {
                     assert!(is_retryable(message.code()), "login: {message:?}");
                     self.summary.logins_refused += 1;
+                    self.back_off();
                 }
                 Err(said) => panic!("client {}: login: {said:?}", self.number),
             }
@@ -218,7 +220,6 @@ impl Stormer {
         if first.tag == tag::FAILURE {
             // What was pipelined behind it is IGNORED.
             self.check_failure(&first);
-            self.summary.answers += 1;
         }
         self.answers_until_reset(nonce, reset());
     }
@@ -259,7 +260,9 @@ impl Stormer {
                     // Of SUCCESSes only RESET's has nothing to say.
                     let is_last = message.fields == [Value::Map(Vec::new())];
                     if is_last {
-                        self.count();
+                        if bytes.len() > reset().len() {
+                            self.count();
+                        }
                         return Some(answers);
                     }
                     answers.push(message);
@@ -326,10 +329,18 @@ impl Stormer {
                 Err(()) => return Went::Ended,
             }
         }
-        self.count();
+        let is_refused = failure.as_deref().is_some_and(is_retryable);
+        if !is_refused {
+            self.count();
+        }
         let Some(code) = failure else { return Went::Well };
         match self.answers_until_reset(nonce, reset()) {
-            Some(answers) if answers.is_empty() => Went::Failed(code),
+            Some(answers) if answers.is_empty() => {
+                if is_refused {
+                    self.back_off();
+                }
+                Went::Failed(code)
+            }
             Some(answers) => panic!("client {}: {answers:?} before RESET's", self.number),
             None => Went::Failed(code),
         }
@@ -412,6 +423,12 @@ impl Stormer {
         }
     }
 
+    /// As drivers do before they try again; theirs is a second.
+    fn back_off(&mut self) {
+        std::thread::sleep(Duration::from_millis(1 + self.below(20)));
+    }
+
+    /// An answer of the server's, checked.
     fn count(&mut self) {
         self.summary.answers += 1;
         self.sky.answers.fetch_add(1, Relaxed);
