@@ -1,9 +1,9 @@
 //! All shards as the control core sees them: their links, what could not be delivered yet, and the
 //! counts they reported last.
 //!
-//! Nothing here waits. A full ring keeps an order back until `deliver` is called again; of snapshots
-//! only the newest is kept. A permit is never lost: it is held for its shard, or goes on to the next
-//! one if that shard has ended.
+//! Nothing here waits. A full ring keeps an order back until `deliver` is called again; of
+//! snapshots only the newest is kept. A permit is never lost: it is held for its shard, or goes on
+//! to the next one if that shard has ended.
 
 use crate::backend::permits::Permits;
 use crate::control::link::{Order, ShardLink, Snapshot};
