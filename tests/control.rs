@@ -228,20 +228,24 @@ struct FakeShard {
     thread: Thread,
     is_over: Arc<AtomicBool>,
     orders: Receiver<Order>,
+    /// Leases returned between two reports.
+    pace: Arc<AtomicUsize>,
 }
 
 impl FakeShard {
     /// `counters` is what it reports; `None`: it never looks at its orders.
-    fn start(counters: Option<ShardCounters>) -> (FakeShard, ShardLink) {
+    fn start(mut counters: Option<ShardCounters>) -> (FakeShard, ShardLink) {
         let (sender, orders) = channel();
         let (ends, links) = channel::<ControlLink>();
         let is_over = Arc::new(AtomicBool::new(false));
         let over = is_over.clone();
+        let pace = Arc::new(AtomicUsize::new(0));
+        let its_pace = pace.clone();
         let handle = thread::spawn(move || {
             let mut end = links.recv().unwrap();
             while !over.load(SeqCst) {
-                if let Some(counters) = &counters {
-                    follow(&mut end, counters, &sender);
+                if let Some(counters) = &mut counters {
+                    follow(&mut end, counters, its_pace.load(SeqCst) as u64, &sender);
                 }
                 thread::park();
             }
@@ -250,7 +254,7 @@ impl FakeShard {
         let woken = thread.clone();
         let (shard_link, end) = link(Box::new(move || woken.unpark()));
         ends.send(end).unwrap();
-        (FakeShard { thread, is_over, orders }, shard_link)
+        (FakeShard { thread, is_over, orders, pace }, shard_link)
     }
 
     /// The next snapshot that passes `is_right`.
@@ -264,10 +268,11 @@ impl FakeShard {
     }
 }
 
-fn follow(end: &mut ControlLink, counters: &ShardCounters, sender: &Sender<Order>) {
+fn follow(end: &mut ControlLink, counters: &mut ShardCounters, pace: u64, sender: &Sender<Order>) {
     while let Ok(order) = end.orders.pop() {
         match order {
             Order::Report => {
+                counters.leases_returned += pace;
                 let _ = end.reports.push(Box::new(counters.clone()));
             }
             order => drop(sender.send(order)),
@@ -564,6 +569,66 @@ fn a_probe_holds_a_permit_and_passes_it_on() {
     assert_eq!(world.get("/healthz").0, 200, "a probe left out is no trouble");
     assert_eq!(world.permits.release(), None);
     arrivals.recv_timeout(PATIENCE).expect("probing goes on");
+}
+
+#[test]
+fn a_full_pool_that_works_shows_that_a_lost_server_is_back() {
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let world = World::with(options(address), vec![Some(ShardCounters::default())], 1);
+    world.shards[0].snapshot(|snapshot| !snapshot.is_reachable);
+    // Probes hold it for a moment only.
+    while !world.permits.try_take() {
+        thread::yield_now();
+    }
+    let server = Server::on(address, |_| Manner::Speaks(modern()));
+    let quiet = world.shards[0].orders.recv_timeout(Duration::from_millis(200));
+    assert!(quiet.is_err(), "no permit and no work: {quiet:?}");
+    world.shards[0].pace.store(1, SeqCst);
+    world.shards[0].snapshot(|snapshot| snapshot.is_reachable);
+    assert_eq!(server.connections(), 0);
+    drop(world);
+    drop(server);
+}
+
+/// Hands every line of the log to a channel.
+struct LogLines(Sender<String>);
+
+impl Write for LogLines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.0.send(String::from_utf8_lossy(bytes).into_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_outage_is_logged_with_one_line_at_each_end() {
+    let (sender, lines) = channel();
+    let writer = move || LogLines(sender.clone());
+    tracing_subscriber::fmt().with_writer(writer).with_ansi(false).init();
+    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let world = World::start(options(address));
+    let shard = &world.shards[0];
+    shard.snapshot(|snapshot| !snapshot.is_reachable);
+    // Long enough for many more attempts.
+    assert!(shard.orders.recv_timeout(Duration::from_millis(300)).is_err());
+    for _ in 0..2 {
+        let server = Server::on(address, |_| Manner::Speaks(modern()));
+        shard.snapshot(|snapshot| snapshot.is_reachable);
+        drop(server);
+        shard.snapshot(|snapshot| !snapshot.is_reachable);
+    }
+    drop(world);
+    let ours = |line: &String| line.contains(&format!("the server {address} "));
+    let lines: Vec<String> = lines.try_iter().filter(ours).collect();
+    let texts = ["cannot be reached", "can be reached: it is Neo4j/5.26.1, Bolt 5.8, 5.7"];
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    for (index, line) in lines.iter().enumerate() {
+        assert!(line.contains(texts[index % 2]), "{line}");
+    }
 }
 
 /// The value of one sample line, which must be there once.

@@ -98,6 +98,12 @@ impl Shards {
         self.shards.iter().map(|shard| shard.latest.clone()).collect()
     }
 
+    /// Grows with every server connection opened and every lease returned, as far as was reported.
+    pub fn work_done(&self) -> u64 {
+        let counts = self.shards.iter().map(|shard| &shard.latest);
+        counts.map(|counts| counts.servers_opened + counts.leases_returned).sum()
+    }
+
     /// The first shard whose thread is gone.
     pub fn ended(&self) -> Option<usize> {
         self.shards.iter().position(Shard::has_ended)
