@@ -12,8 +12,9 @@ use boltmux::wire::chunk;
 use boltmux::wire::handshake::{self, Choice};
 use boltmux::wire::message::{Failure, Hello, HelloSuccess};
 use boltmux::wire::version::Version;
+use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown as Half, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown as Half, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -67,7 +68,9 @@ impl Server {
     }
 
     fn on(address: SocketAddr, manner: impl Fn(usize) -> Manner + Send + 'static) -> Server {
-        let listener = TcpListener::bind(address).unwrap();
+        let socket = shared_socket(address);
+        socket.listen(64).unwrap();
+        let listener = TcpListener::from(socket);
         let address = listener.local_addr().unwrap();
         let (sender, events) = channel();
         let connections = Arc::new(AtomicUsize::new(0));
@@ -98,6 +101,29 @@ impl Drop for Server {
         let outcome = self.thread.take().unwrap().join();
         assert!(outcome.is_ok() || thread::panicking(), "the fake server found a fault");
     }
+}
+
+/// Bound but not listening: connecting is refused, and no other test is given the port.
+struct Reserved {
+    address: SocketAddr,
+    _socket: Socket,
+}
+
+impl Reserved {
+    fn new() -> Reserved {
+        let socket = shared_socket((Ipv4Addr::LOCALHOST, 0).into());
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Reserved { address, _socket: socket }
+    }
+}
+
+/// Shares its port with others made so, be they reserved or servers.
+fn shared_socket(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket
 }
 
 fn treat(mut stream: TcpStream, manner: Manner, events: &Sender<Event>) -> std::io::Result<()> {
@@ -357,7 +383,9 @@ fn request(address: SocketAddr, text: &str) -> (u16, String, String) {
 fn a_server_with_a_manifest_is_learned_and_its_changes_are_seen() {
     let is_upgraded = Arc::new(AtomicBool::new(false));
     let upgraded = is_upgraded.clone();
-    let server = Server::start(move |_| {
+    let reserved = Reserved::new();
+    let address = reserved.address;
+    let server = Server::on(address, move |_| {
         let mut speech = modern();
         if upgraded.load(SeqCst) {
             speech.versions.insert(0, Version::new(6, 0));
@@ -365,7 +393,6 @@ fn a_server_with_a_manifest_is_learned_and_its_changes_are_seen() {
         }
         Manner::Speaks(speech)
     });
-    let address = server.address;
     let world = World::start(options(address));
     for shard in &world.shards {
         let snapshot = shard.snapshot(|_| true);
@@ -506,7 +533,8 @@ fn what_is_no_bolt_server_is_named() {
 
 #[test]
 fn a_refused_connection_and_an_unknown_name_are_told_and_tried_again() {
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let reserved = Reserved::new();
+    let address = reserved.address;
     let world = World::start(options(address));
     let snapshot = world.shards[0].snapshot(|_| true);
     assert!(!snapshot.is_reachable && snapshot.trouble.contains("refused"), "{snapshot:?}");
@@ -519,6 +547,18 @@ fn a_refused_connection_and_an_unknown_name_are_told_and_tried_again() {
     let snapshot = world.shards[0].snapshot(|_| true);
     assert!(snapshot.addresses.is_empty() && !snapshot.is_reachable);
     assert!(snapshot.trouble.contains("no-such-host.invalid"), "{}", snapshot.trouble);
+}
+
+/// `localhost` has two addresses on most machines, and servers often listen on one of them only.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "nothing else runs that a slow name could hold up")]
+fn the_address_that_answers_comes_first() {
+    let addresses: Vec<SocketAddr> = ("localhost", 0).to_socket_addrs().unwrap().collect();
+    let server = Server::on(*addresses.last().unwrap(), |_| Manner::Speaks(modern()));
+    let world = World::start(Options { host: "localhost".into(), ..options(server.address) });
+    let snapshot = world.shards[0].snapshot(|snapshot| snapshot.is_reachable);
+    assert_eq!(snapshot.addresses.len(), addresses.len());
+    assert_eq!(snapshot.addresses[0], server.address);
 }
 
 #[test]
@@ -573,7 +613,8 @@ fn a_probe_holds_a_permit_and_passes_it_on() {
 
 #[test]
 fn a_full_pool_that_works_shows_that_a_lost_server_is_back() {
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let reserved = Reserved::new();
+    let address = reserved.address;
     let world = World::with(options(address), vec![Some(ShardCounters::default())], 1);
     world.shards[0].snapshot(|snapshot| !snapshot.is_reachable);
     // Probes hold it for a moment only.
@@ -609,7 +650,8 @@ fn an_outage_is_logged_with_one_line_at_each_end() {
     let (sender, lines) = channel();
     let writer = move || LogLines(sender.clone());
     tracing_subscriber::fmt().with_writer(writer).with_ansi(false).init();
-    let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let reserved = Reserved::new();
+    let address = reserved.address;
     let world = World::start(options(address));
     let shard = &world.shards[0];
     shard.snapshot(|snapshot| !snapshot.is_reachable);
