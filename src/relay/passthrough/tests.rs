@@ -90,11 +90,11 @@ impl Relayed {
         relayed
     }
 
-    fn from_client(&mut self, input: &[u8]) {
+    fn hear_client(&mut self, input: &[u8]) {
         self.pass.client_bytes(input, &mut Out(input, &mut self.out));
     }
 
-    fn from_server(&mut self, input: &[u8]) {
+    fn hear_server(&mut self, input: &[u8]) {
         self.pass.server_bytes(input, &mut Out(input, &mut self.out));
     }
 
@@ -107,11 +107,11 @@ impl Relayed {
         let before = (self.out.server.len(), self.out.client.len());
         match turn {
             Turn::Client(sent) => {
-                cut(sent).into_iter().for_each(|piece| self.from_client(piece));
+                cut(sent).into_iter().for_each(|piece| self.hear_client(piece));
                 assert_eq!(self.out.server[before.0..], **sent, "requests are never changed");
             }
             Turn::Server { sent, seen } => {
-                cut(sent).into_iter().for_each(|piece| self.from_server(piece));
+                cut(sent).into_iter().for_each(|piece| self.hear_server(piece));
                 assert_eq!(self.out.client[before.1..], **seen);
             }
         }
@@ -246,7 +246,7 @@ fn conversations_in_pieces_of_any_size_give_the_same() {
 fn the_handshakes_answer_goes_on_in_one_piece() {
     for answer in [manifest(&Version::ALL), V5_8.to_bytes().to_vec()] {
         let mut relayed = Relayed::new();
-        relayed.from_client(&propose_manifest());
+        relayed.hear_client(&propose_manifest());
         relayed.play(&server(&[&answer]), 1);
         assert_eq!(relayed.out.client_calls, 1);
     }
@@ -271,11 +271,11 @@ fn the_table_names_the_proxy_as_the_client_spells_it() {
     ];
     for (in_hello, in_route, expected) in cases {
         let mut relayed = Relayed::new();
-        relayed.from_client(&propose_exact(V4_4));
-        relayed.from_server(&V4_4.to_bytes());
-        relayed.from_client(&hello(V4_4, in_hello));
-        relayed.from_server(&hello_success(V4_4, false));
-        relayed.from_client(&route(V4_4, in_route));
+        relayed.hear_client(&propose_exact(V4_4));
+        relayed.hear_server(&V4_4.to_bytes());
+        relayed.hear_client(&hello(V4_4, in_hello));
+        relayed.hear_server(&hello_success(V4_4, false));
+        relayed.hear_client(&route(V4_4, in_route));
         relayed.play(&changed(&server_table(V4_4), &table(V4_4, [expected; 3])), 5);
     }
 }
@@ -290,7 +290,7 @@ fn an_answer_in_many_chunks_is_changed_too() {
     sent.extend(NOOP);
     for size in [1, 2, 9, 10_000] {
         let mut relayed = Relayed::logged_in();
-        relayed.from_client(&route(V5_8, None));
+        relayed.hear_client(&route(V5_8, None));
         relayed.play(&changed(&sent, &table(V5_8, [SPELLED; 3])), size);
     }
 }
@@ -301,7 +301,7 @@ fn only_answers_with_the_field_are_changed() {
     let broken = chunked(&[0xB1, tag::SUCCESS, 0xA2, 0x82, b'r', b't']);
     for answer in [FAILURE, IGNORED, SUCCESS_EMPTY, &empty, &broken] {
         let mut relayed = Relayed::logged_in();
-        relayed.from_client(&route(V5_8, None));
+        relayed.hear_client(&route(V5_8, None));
         // The table behind it is one that nobody asked for.
         relayed.play(&server(&[answer, &server_table(V5_8)]), 3);
         relayed.routes_to(SPELLED, 3);
@@ -312,7 +312,7 @@ fn only_answers_with_the_field_are_changed() {
 fn an_ignored_route_does_not_confuse_the_next() {
     let mut relayed = Relayed::logged_in();
     let (pull, route) = (encode_pull(V5_8, -1), route(V5_8, None));
-    relayed.from_client(&[&run()[..], &pull, &route, RESET, &run(), &route, &pull].concat());
+    relayed.hear_client(&[&run()[..], &pull, &route, RESET, &run(), &route, &pull].concat());
     let first = [FAILURE, IGNORED, IGNORED, SUCCESS_EMPTY, SUCCESS_EMPTY].concat();
     let sent = [&first[..], &server_table(V5_8)].concat();
     let seen = [&first[..], &table(V5_8, [SPELLED; 3])].concat();
@@ -326,9 +326,9 @@ fn an_ignored_route_does_not_confuse_the_next() {
 fn a_failed_login_is_relayed() {
     for version in [V5_0, V5_8] {
         let mut relayed = Relayed::new();
-        relayed.from_client(&propose_exact(version));
-        relayed.from_server(&version.to_bytes());
-        relayed.from_client(&hello(version, None));
+        relayed.hear_client(&propose_exact(version));
+        relayed.hear_server(&version.to_bytes());
+        relayed.hear_client(&hello(version, None));
         relayed.play(&server(&[FAILURE]), 1);
         assert!(!relayed.pass.is_logged_in() && !relayed.pass.is_mid_reply());
     }
@@ -337,9 +337,9 @@ fn a_failed_login_is_relayed() {
 #[test]
 fn a_request_answered_before_its_end_is_not_owed_again() {
     let mut relayed = Relayed::logged_in();
-    relayed.from_client(&run()[..9]);
+    relayed.hear_client(&run()[..9]);
     relayed.play(&server(&[FAILURE]), usize::MAX);
-    relayed.from_client(&run()[9..]);
+    relayed.hear_client(&run()[9..]);
     assert!(relayed.pass.is_idle());
 }
 
@@ -350,11 +350,11 @@ fn what_is_too_long_to_keep_passes_in_bounded_memory() {
     long.struct_header(3, tag::ROUTE).map_header(1).string("address").string("far:9");
     long.list_header(1).string(&"b".repeat(300_000)).map_header(0);
     for piece in long.into_message().chunks(999) {
-        relayed.from_client(piece);
+        relayed.hear_client(piece);
         assert!(relayed.pass.held_bytes() <= REQUEST_READ_MAX);
     }
     relayed.play(&changed(&server_table(V5_8), &table(V5_8, ["far:9"; 3])), 7);
-    relayed.from_client(&route(V5_8, None));
+    relayed.hear_client(&route(V5_8, None));
     let mut long = Writer::new();
     long.struct_header(1, tag::SUCCESS).map_header(1).string("x");
     long.byte_array(&vec![7; 3 * SUMMARY_HELD_MAX]);
@@ -366,9 +366,9 @@ fn what_is_too_long_to_keep_passes_in_bounded_memory() {
 #[test]
 fn half_a_summary_goes_on_when_the_server_ends() {
     let mut relayed = Relayed::logged_in();
-    relayed.from_client(&route(V5_8, None));
+    relayed.hear_client(&route(V5_8, None));
     let half = &server_table(V5_8)[..40];
-    half.chunks(1).for_each(|piece| relayed.from_server(piece));
+    half.chunks(1).for_each(|piece| relayed.hear_server(piece));
     assert!(relayed.out.client.is_empty() && relayed.pass.is_mid_reply());
     relayed.pass.server_ended(&mut Out(&[], &mut relayed.out));
     assert_eq!(relayed.out.client, half);
@@ -377,19 +377,19 @@ fn half_a_summary_goes_on_when_the_server_ends() {
 #[test]
 fn open_work_is_not_idle() {
     let mut relayed = Relayed::logged_in();
-    relayed.from_client(&encode_begin(&[0xA0]));
-    relayed.from_server(SUCCESS_EMPTY);
+    relayed.hear_client(&encode_begin(&[0xA0]));
+    relayed.hear_server(SUCCESS_EMPTY);
     assert!(!relayed.pass.is_idle(), "a transaction is open");
-    relayed.from_client(RESET);
-    relayed.from_server(SUCCESS_EMPTY);
+    relayed.hear_client(RESET);
+    relayed.hear_server(SUCCESS_EMPTY);
     assert!(relayed.pass.is_idle());
-    relayed.from_client(&[run(), encode_pull(V5_8, 1)].concat());
-    relayed.from_server(&[SUCCESS_EMPTY, RECORD, HAS_MORE].concat());
+    relayed.hear_client(&[run(), encode_pull(V5_8, 1)].concat());
+    relayed.hear_server(&[SUCCESS_EMPTY, RECORD, HAS_MORE].concat());
     assert!(!relayed.pass.is_idle(), "the result has more");
-    relayed.from_client(&encode_pull(V5_8, -1));
-    relayed.from_server(&[RECORD, SUCCESS_EMPTY].concat());
+    relayed.hear_client(&encode_pull(V5_8, -1));
+    relayed.hear_server(&[RECORD, SUCCESS_EMPTY].concat());
     assert!(relayed.pass.is_idle());
-    relayed.from_client(&[0]);
+    relayed.hear_client(&[0]);
     assert!(relayed.pass.is_mid_request() && !relayed.pass.is_idle());
 }
 
@@ -410,9 +410,9 @@ fn what_is_no_bolt_is_relayed_and_not_followed() {
 #[test]
 fn a_newer_version_is_followed_like_the_newest() {
     let mut relayed = Relayed::new();
-    relayed.from_client(&propose_manifest());
-    relayed.from_server(&[0, 0, 1, 0xFF, 1, 0, 0, 3, 9, 0]);
-    relayed.from_client(&[0, 0, 3, 9, 0x81, 0x01]);
+    relayed.hear_client(&propose_manifest());
+    relayed.hear_server(&[0, 0, 1, 0xFF, 1, 0, 0, 3, 9, 0]);
+    relayed.hear_client(&[0, 0, 3, 9, 0x81, 0x01]);
     assert_eq!(relayed.pass.version(), Some(Version::new(9, 3)));
     relayed.routes_to(OWN, 4);
 }
@@ -431,14 +431,14 @@ fn a_hello_behind_the_proposals_is_read_when_the_version_is_known() {
 #[test]
 fn a_flood_behind_the_proposals_is_relayed_unread() {
     let mut relayed = Relayed::new();
-    relayed.from_server(&[0, 0]);
+    relayed.hear_server(&[0, 0]);
     let flood = [0x41; 3 * REQUEST_READ_MAX];
     for piece in [&propose_exact(V5_8)[..], &flood].concat().chunks(500) {
-        relayed.from_client(piece);
+        relayed.hear_client(piece);
         assert!(relayed.pass.held_bytes() <= REQUEST_READ_MAX + 64);
     }
     assert!(relayed.pass.held_bytes() <= 64, "only half an answer is kept");
-    relayed.from_server(&[8, 5, 1, 2]);
+    relayed.hear_server(&[8, 5, 1, 2]);
     assert_eq!(relayed.out.client, [0, 0, 8, 5, 1, 2]);
 }
 
