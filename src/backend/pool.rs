@@ -20,7 +20,7 @@ mod balance;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
-use crate::backend::planted::{Bug, Planted};
+use crate::backend::planted::{Bug, Interleave, Planted};
 use crate::backend::{Discard, Refusal};
 use crate::wire::message::Failure;
 use slab::Slab;
@@ -195,6 +195,8 @@ pub struct Pool {
     seed: u64,
     pub counters: PoolCounters,
     pub planted: Planted,
+    /// Runs between finding no permit and saying that this shard waits.
+    pub interleave: Interleave,
 }
 
 impl Pool {
@@ -222,6 +224,7 @@ impl Pool {
             seed: seed | 1,
             counters: PoolCounters::default(),
             planted: Planted::default(),
+            interleave: Interleave::default(),
         }
     }
 
@@ -372,6 +375,17 @@ impl Pool {
         Some(id)
     }
 
+    /// A connection that is to be lent was taken off the ring. True if nothing was unread: send it on its way, it
+    /// is not this shard's any more. Else it is closed, and the other shard gets its permit.
+    pub fn detached(&mut self, id: ServerId, is_quiet: bool) -> bool {
+        let is_lent = is_quiet || self.planted.has(Bug::LendUnread);
+        match is_lent {
+            true => self.lent(id),
+            false => self.close(id, Discard::Unread),
+        }
+        is_lent
+    }
+
     /// The connection is on its way to another shard, with its permit.
     pub fn lent(&mut self, id: ServerId) {
         if self.entry(id).is_some_and(|entry| entry.state == State::Lending) {
@@ -398,6 +412,13 @@ impl Pool {
         if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
             self.refuse_key(key, &failure);
             self.balance(now);
+        }
+    }
+
+    /// A client of this identity was let in, perhaps by a login on another shard: an older refusal is over.
+    pub fn approved(&mut self, fingerprint: Fingerprint) {
+        if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
+            self.keys[key as usize].refused = None;
         }
     }
 

@@ -100,6 +100,7 @@ impl Pool {
     /// Says that this shard waits, and looks again. True if there is a permit after all.
     fn announce(&mut self, key: u32) -> bool {
         let wanted = self.keys[key as usize].identity.fingerprint.word();
+        self.interleave.run();
         self.permits.announce(self.shard, wanted);
         if !self.planted.has(Bug::NoSecondLook) && self.permits.try_take() {
             self.spare += 1;
