@@ -336,8 +336,10 @@ impl Pool {
         self.end_dial(key, login);
         self.keys[key as usize].refused = None;
         if let Some(ticket) = login {
-            self.finish(ticket);
-            self.orders.push_back(Order::LoggedIn(ticket));
+            // Nobody is told twice: the waiter may have been refused while its dial was under way.
+            if self.finish(ticket) {
+                self.orders.push_back(Order::LoggedIn(ticket));
+            }
         }
         self.checkin(id, now);
     }

@@ -524,7 +524,7 @@ impl Exchange {
         while let Some(action) = self.session.next_action() {
             match action {
                 Action::Answer(bytes) => fx.to_client_copied(bytes),
-                Action::DropHeld => self.drop_held(),
+                Action::DropHeld(count) => self.drop_held(count),
                 Action::ResetServer => {
                     fx.to_server_copied(Bytes::from_static(crate::wire::message::RESET))
                 }
@@ -534,8 +534,8 @@ impl Exchange {
         }
     }
 
-    fn drop_held(&mut self) {
-        let held: usize = self.lengths.drain(..).sum();
+    fn drop_held(&mut self, count: usize) {
+        let held: usize = self.lengths.drain(..count.min(self.lengths.len())).sum();
         self.hold.drain(..held.min(self.hold.len()));
     }
 

@@ -338,7 +338,11 @@ impl Peer {
         let n = if random.chance(700) { -1 } else { 1 + random.below(3) as i64 };
         match random.chance(800) {
             true => self.ask(tag::PULL, &encode_pull(self.version, n), out),
-            false => self.ask(tag::DISCARD, &encode_discard(self.version, n), out),
+            false => {
+                let bytes = encode_discard(self.version, n);
+                let skipped = (0, b'o', n.max(0) as usize);
+                self.ask_more(tag::DISCARD, &bytes, out, Default::default(), skipped);
+            }
         }
         if n < 0 { 0 } else { left.saturating_sub(n as usize) }
     }
@@ -532,7 +536,10 @@ impl Peer {
 
     fn pulled(&mut self, asked: &Asked, message: &[u8], base: &Database) -> Result<(), String> {
         let fields = read_fields(message).map_err(|error| error.to_string())?;
-        let Some((_, next, rows)) = self.open else { return violation("no result is open") };
+        let Some((nonce, next, rows)) = self.open else { return violation("no result is open") };
+        if asked.tag == tag::DISCARD {
+            self.open = Some((nonce, next + asked.rows, rows));
+        }
         if fields.has_more {
             return if asked.tag == tag::PULL && next >= rows {
                 violation("more of nothing")

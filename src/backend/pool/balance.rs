@@ -30,6 +30,7 @@ impl Pool {
 
     /// Deadlines: waiters, pauses after failed dials, lifetimes, idle limits, liveness.
     pub fn tick(&mut self, now: Duration) {
+        self.down.take_if(|(_, until)| *until <= now); // else `next_deadline` would stay in the past
         while let Some((&ticket, waiter)) = self.waiters.first_key_value() {
             if waiter.deadline > now {
                 break;
