@@ -412,7 +412,7 @@ impl Pool {
     /// The server refuses these credentials: nobody gets a connection of theirs until a login succeeds.
     pub fn revoke(&mut self, fingerprint: Fingerprint, failure: Box<Failure>, now: Duration) {
         if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
-            self.refuse_key(key, &failure);
+            self.refuse_key(key, &failure, false);
             self.balance(now);
         }
     }

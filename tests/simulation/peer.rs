@@ -79,7 +79,7 @@ pub struct Peer {
     is_unknown: bool,
     has_said_goodbye: bool,
     expects_close: bool,
-    /// A server connection of this client was lost since its last RESET.
+    /// A server connection of this client was lost.
     pub has_lost: bool,
     is_weary: bool,
     raw: Vec<u8>,
@@ -200,7 +200,9 @@ impl Peer {
             _ => {}
         }
         let knows_failure = self.has_failed && self.asked.is_empty();
-        if random.chance(habits.resets) || knows_failure && random.chance(700) {
+        // The answer to LOGOFF decides who asks next: nobody RESETs before that.
+        let is_unsure = self.asked.iter().any(|asked| asked.tag == tag::LOGOFF);
+        if random.chance(habits.resets) && !is_unsure || knows_failure && random.chance(700) {
             self.sent = Sent::Ready;
             return self.ask(tag::RESET, RESET, out);
         }
@@ -398,7 +400,8 @@ impl Peer {
                 continue;
             }
             if let Err(text) = self.answer(&message, base, habits) {
-                return violation(format!("{text}: {message:02X?} to {}", self.describe()));
+                let text = format!("{text}: {:02X?} to {}", &message[..2], self.describe());
+                return violation(text);
             }
         }
         self.raw.drain(..at);
@@ -496,7 +499,7 @@ impl Peer {
         let is_after_login = !matches!(self.state, State::Hello | State::Authentication);
         if asked.tag == tag::RESET && is_after_login {
             self.forget(base);
-            (self.state, self.has_failed, self.has_lost) = (State::Ready, false, has_reset);
+            (self.state, self.has_failed) = (State::Ready, false);
             return Ok(());
         }
         if self.has_failed || !self.is_legal(asked) {
@@ -620,8 +623,9 @@ impl Peer {
             self.expects_close = true;
             return if is_right { Ok(()) } else { violation("a legal request was refused") };
         }
-        if asked.tag == tag::RESET || self.has_failed || !self.is_legal(asked) {
-            return violation("FAILURE where it cannot be");
+        let is_news = ["LeaderSwitch", "CommitFailed", "TimedOut"].iter().any(|end| code.ends_with(end));
+        if asked.tag == tag::RESET || self.has_failed || !is_news && !self.is_legal(asked) {
+            return violation(format!("{code} where it cannot be"));
         }
         self.expects_close = matches!(asked.tag, tag::HELLO | tag::LOGON);
         if !self.is_allowed(asked, code, has_reset, base, habits) {

@@ -31,7 +31,24 @@ impl World {
     fn describe(&self) -> String {
         let clients = self.clients.iter().flatten().map(|client| client.peer.describe());
         let servers = self.links.iter().flatten().map(|link| link.server.describe());
-        clients.chain(servers).collect::<Vec<_>>().join("; ")
+        let shards = self.shards.iter().map(|shard| {
+            let pool = shard.pool.borrow();
+            format!("{:?} {} wait, logins {:?}", pool.census(), pool.waiters(), shard.logins.keys())
+        });
+        let owners = self.links.iter().flatten().map(|link| {
+            let owner = match link.owner {
+                Owner::Dialing { .. } => "dialing",
+                Owner::Pooled => "pooled",
+                Owner::Client(_) => "leased",
+                Owner::Cleaning(_) => "cleaning",
+                Owner::Lending { .. } => "lending",
+                Owner::Closing => "closing",
+            };
+            let (up, down) = (link.up.bytes.len(), link.down.bytes.len());
+            format!("{owner} up {up} down {down} stalled until {:?}", link.stalled_until)
+        });
+        let all = clients.chain(servers).chain(shards).chain(owners).collect::<Vec<_>>();
+        format!("{:?} {}", self.now, all.join("; "))
     }
 
     fn step(&mut self) -> Result<(), String> {
@@ -202,7 +219,11 @@ impl World {
         for shard in 0..2 {
             let due = self.shards[shard].pool.borrow().next_deadline();
             if due.is_some_and(|due| due <= self.now) {
-                self.shards[shard].pool.borrow_mut().tick(self.now);
+                let mut pool = self.shards[shard].pool.borrow_mut();
+                pool.tick(self.now);
+                if pool.next_deadline().is_some_and(|due| due <= self.now) {
+                    self.base.violate("a pool's deadline stays in the past".into());
+                }
             }
         }
     }
@@ -215,6 +236,10 @@ impl World {
             exchange.session.deadline_passed(cx);
             exchange.after(cx, hands);
         });
+        let client = self.clients[slot].as_ref().expect("the slot is in use");
+        if client.deadline.is_some_and(|deadline| deadline <= self.now) {
+            self.base.violate("a client's deadline stays in the past".into());
+        }
     }
 
     fn faults(&mut self) {

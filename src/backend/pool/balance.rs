@@ -226,7 +226,7 @@ impl Pool {
             self.refuse(ticket, Refusal::Server(failure.clone()));
         }
         if is_about_credentials(&failure) {
-            self.refuse_key(key, &failure);
+            self.refuse_key(key, &failure, true);
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
@@ -234,12 +234,14 @@ impl Pool {
         }
     }
 
-    /// Ends everything of a key but its leases: these end when they come back.
-    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure) {
+    /// Ends everything of a key but its leases: these end when they come back. A waiting login is the
+    /// way out of a refusal that was met elsewhere; only a refused login speaks for it.
+    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure, with_logins: bool) {
         if self.planted.has(Bug::StaleApproval) {
             return;
         }
         let Key { queue, logins, idle, .. } = &self.keys[key as usize];
+        let logins = logins.iter().filter(|_| with_logins);
         let waiting: Vec<Ticket> = queue.iter().chain(logins).copied().collect();
         let idle: Vec<ServerId> = idle.iter().copied().collect();
         self.keys[key as usize].refused = Some(Box::new(failure.clone()));
