@@ -425,7 +425,10 @@ impl Session {
                 self.fail_login(reply::refused(refusal), why);
             }
             _ => {
-                self.identity = Some(identity);
+                self.identity = match self.planted.has(Bug::ForgetLogoff) {
+                    true => self.identity.take().or(Some(identity)),
+                    false => Some(identity),
+                };
                 self.phase = Phase::Serving;
                 self.work = Work::Idle;
                 self.accept_login(cx, is_expired);
@@ -436,7 +439,9 @@ impl Session {
 
     /// A RESET that came while the login was under way: what was held before it is IGNORED.
     fn find_held_reset(&mut self) {
-        let Some(before) = self.held.iter().rposition(|head| head.tag == tag::RESET) else { return };
+        let Some(before) = self.held.iter().rposition(|head| head.tag == tag::RESET) else {
+            return;
+        };
         self.actions.push_back(Action::DropHeld(before));
         for _ in self.held.drain(..before) {
             self.actions.push_back(Action::Answer(Bytes::from_static(IGNORED)));
@@ -498,6 +503,9 @@ impl Session {
 
     fn release(&mut self, how: Release) {
         self.actions.push_back(Action::Release(how));
+        if self.planted.has(Bug::DoubleReturn) {
+            self.actions.push_back(Action::Release(how));
+        }
         self.has_failed = false;
         self.is_relaying = false;
     }

@@ -86,7 +86,6 @@ pub struct Peer {
     message: Vec<u8>,
 }
 
-
 /// What the client does next.
 pub enum Step {
     Nothing,
@@ -193,7 +192,13 @@ impl Peer {
         out.extend_from_slice(bytes);
     }
 
-    fn request(&mut self, habits: &Habits, base: &Database, random: &mut Random, out: &mut Vec<u8>) {
+    fn request(
+        &mut self,
+        habits: &Habits,
+        base: &Database,
+        random: &mut Random,
+        out: &mut Vec<u8>,
+    ) {
         match self.sent {
             Sent::Hello => return self.hello(habits, base, random, out),
             Sent::Authentication => return self.log_on(habits, base, random, out),
@@ -444,7 +449,7 @@ impl Peer {
         };
 
         let result = match (message[0], message[1]) {
-            (0xB1, tag::SUCCESS) => self.succeeded(&asked, message, has_reset, base),
+            (0xB1, tag::SUCCESS) => self.succeeded(&asked, message, base),
             (0xB1, tag::FAILURE) => self.failed(&asked, message, has_reset, base, habits),
             (0xB0, tag::IGNORED) => self.ignored(&asked, has_reset, base),
             _ => violation("no such message"),
@@ -493,7 +498,6 @@ impl Peer {
         &mut self,
         asked: &Asked,
         message: &[u8],
-        has_reset: bool,
         base: &mut Database,
     ) -> Result<(), String> {
         let is_after_login = !matches!(self.state, State::Hello | State::Authentication);
@@ -623,7 +627,8 @@ impl Peer {
             self.expects_close = true;
             return if is_right { Ok(()) } else { violation("a legal request was refused") };
         }
-        let is_news = ["LeaderSwitch", "CommitFailed", "TimedOut"].iter().any(|end| code.ends_with(end));
+        let is_news =
+            ["LeaderSwitch", "CommitFailed", "TimedOut"].iter().any(|end| code.ends_with(end));
         if asked.tag == tag::RESET || self.has_failed || !is_news && !self.is_legal(asked) {
             return violation(format!("{code} where it cannot be"));
         }
@@ -656,8 +661,8 @@ impl Peer {
         base: &Database,
         habits: &Habits,
     ) -> bool {
-        let takes_lease = self.state == State::Ready
-            && matches!(asked.tag, tag::RUN | tag::BEGIN | tag::ROUTE);
+        let takes_lease =
+            self.state == State::Ready && matches!(asked.tag, tag::RUN | tag::BEGIN | tag::ROUTE);
         let is_login = self.expects_close;
         let is_stream = matches!(asked.tag, tag::PULL | tag::DISCARD);
         match code {

@@ -28,6 +28,7 @@ impl World {
                 accepted_at: HashMap::new(),
                 paused_until: Duration::ZERO,
                 starving_since: None,
+                dials: 0,
                 is_draining: false,
             }
         };
@@ -152,9 +153,8 @@ fn plan(random: &mut Random) -> Plan {
 }
 
 fn limits(random: &mut Random, has_limits: bool) -> SessionLimits {
-    let mut maybe = |seconds: u64| {
-        (has_limits && random.chance(600)).then_some(Duration::from_secs(seconds))
-    };
+    let mut maybe =
+        |seconds: u64| (has_limits && random.chance(600)).then_some(Duration::from_secs(seconds));
     SessionLimits {
         idle_in_transaction: maybe(1),
         transaction: maybe(5),

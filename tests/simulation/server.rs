@@ -173,8 +173,14 @@ impl Connection {
     pub fn describe(&self) -> String {
         format!(
             "server connection {} {:?} failed={} interrupts={} inbox={} pulling={:?} raw={:?} user={}",
-            self.number, self.state, self.has_failed, self.interrupts, self.inbox.len(),
-            self.pulling, self.raw, self.user
+            self.number,
+            self.state,
+            self.has_failed,
+            self.interrupts,
+            self.inbox.len(),
+            self.pulling,
+            self.raw,
+            self.user
         )
     }
 

@@ -107,6 +107,7 @@ impl World {
     fn carry_out(&mut self, shard: usize, order: Order) {
         match order {
             Order::Dial(id, identity) => {
+                self.shards[shard].dials += 1;
                 let delay = match self.plan.slow_dials {
                     true => self.random.millis(0, 3000),
                     false => self.random.millis(0, 5),
@@ -330,6 +331,7 @@ impl World {
 
     fn dial_failed(&mut self, shard: usize, id: ServerId, text: &str) {
         self.drop_link(shard, id);
+        self.shards[shard].dials -= 1;
         self.shards[shard].paused_until = self.now + Duration::from_millis(2500);
         let failure = DialFailure::Unreachable(text.to_owned());
         self.shards[shard].pool.borrow_mut().dial_failed(id, failure, self.now);
@@ -555,6 +557,7 @@ impl World {
             self.link(slot).owner = Owner::Pooled;
             self.shards[shard].refused.remove(&fingerprint);
             self.shards[shard].accepted_at.insert(fingerprint, now);
+            self.shards[shard].dials -= 1;
             self.shards[shard].pool.borrow_mut().dialed(id, now);
             let owner = approval::owner(fingerprint, 2);
             self.message(shard, owner, Event::Renew(fingerprint));
@@ -569,6 +572,7 @@ impl World {
         failure: Failure,
     ) {
         self.drop_link(shard, id);
+        self.shards[shard].dials -= 1;
         if failure.code.ends_with("Unauthorized") {
             self.shards[shard].refused.insert(fingerprint, ());
             self.shards[shard].approvals.revoke(fingerprint);

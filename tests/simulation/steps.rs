@@ -205,9 +205,7 @@ impl World {
             self.now += if is_whole { whole } else { whole.min(self.random.millis(0, 100)) };
             self.clock.set(self.now);
         }
-        if let Some(Reverse(Timed(_, _, event))) =
-            self.events.pop_if_due(self.now)
-        {
+        if let Some(Reverse(Timed(_, _, event))) = self.events.pop_if_due(self.now) {
             self.happen(event);
         }
         for slot in 0..self.clients.len() {
@@ -338,15 +336,23 @@ impl World {
     fn check_starving(&mut self) -> Result<(), String> {
         let is_free = self.permits.open() < self.permits.limit();
         let idle: usize = self.shards.iter().map(|shard| shard.pool.borrow().census().1).sum();
+        // A permit or a connection may be on its way to whoever waits.
+        let is_moving = |link: &Link| matches!(link.owner, Owner::Closing | Owner::Lending { .. });
+        let is_coming = self.travelling > 0
+            || !self.ripe.borrow().is_empty()
+            || self.links.iter().flatten().any(is_moving);
         for index in 0..2 {
-            let dials = self.links.iter().flatten().filter(|link| {
-                link.shard == index && matches!(link.owner, Owner::Dialing { .. })
-            });
-            let dials = dials.count();
             let shard = &mut self.shards[index];
             let waiters = shard.pool.borrow().waiters();
             let is_paused = self.now < shard.paused_until;
-            if waiters <= dials || is_paused || !is_free && idle == 0 {
+            if is_free && !is_coming && waiters > shard.dials && !is_paused {
+                let (open, limit) = (self.permits.open(), self.permits.limit());
+                let dials = shard.dials;
+                return Err(format!(
+                    "shard {index}: {waiters} wait, {dials} dials, but only {open} of {limit} are open"
+                ));
+            }
+            if waiters <= shard.dials || is_paused || !is_free && idle == 0 {
                 shard.starving_since = None;
                 continue;
             }

@@ -130,6 +130,8 @@ struct Shard {
     /// No dials are tried until then.
     paused_until: Duration,
     starving_since: Option<Duration>,
+    /// Dials that were ordered and have not ended.
+    dials: usize,
     is_draining: bool,
 }
 

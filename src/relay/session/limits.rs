@@ -70,7 +70,9 @@ impl Session {
 
     /// Ends a transaction whose time is up.
     fn abort(&mut self, limit: &'static str, cx: Context<'_>) {
-        self.next_failure = Some(Box::new(reply::timed_out(limit)));
+        // After a FAILURE the client gets nothing but IGNORED.
+        let failure = (!self.has_failed).then(|| Box::new(reply::timed_out(limit)));
+        self.next_failure = failure;
         if self.is_sending {
             return self.server_lost(Discard::HalfMessage);
         }

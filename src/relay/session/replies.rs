@@ -228,6 +228,20 @@ impl Session {
         self.finish_drain();
     }
 
+    /// A planted mistake: an unanswered auto-commit RUN is held again, to be sent to another connection.
+    pub fn replay_run(&mut self, why: Discard) -> bool {
+        let is_run = self.owed.front().is_some_and(|owed| owed.tag == tag::RUN);
+        let is_alone = is_run && self.owed.due_from_server() == 1 && !self.is_sending;
+        if !is_alone || !matches!(self.work, Work::Auto(_)) {
+            return false;
+        }
+        self.owed.clear();
+        self.release(Release::Broken(why));
+        self.work = Work::Idle;
+        self.held.push_front(Head { fields: 3, tag: tag::RUN, is_struct: true });
+        true
+    }
+
     /// The first unanswered request fails, the rest is IGNORED; the client's own RESET succeeds.
     fn answer_lost(&mut self) {
         while let Some(owed) = self.owed.pop() {
