@@ -96,6 +96,10 @@ impl Pool {
                 self.orders.push_back(Order::PassPermit(shard));
             }
         }
+        // Nobody here needs what lies idle: a bell that rang while everything was in use is heard now.
+        if self.evicting >= self.uncovered() {
+            self.others_wait();
+        }
     }
 
     /// Says that this shard waits, and looks again. True if there is a permit after all.
