@@ -5,9 +5,16 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use boltmux::proxy::Proxy;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use boltmux::config::settings::LogLevel;
 use boltmux::config::{
     Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse,
 };
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let command = match parse(std::env::args_os().skip(1), &ProcessEnvironment, &DiskFiles) {
@@ -22,11 +29,53 @@ fn main() -> ExitCode {
         Command::Keys => say(keys_markdown().trim_end()),
         Command::Help(text) => say(text.trim_end()),
         Command::Check { settings, connect } => check(&settings, connect),
-        Command::Run(_) | Command::Demo(_) => {
-            eprintln!("boltmux: this build has no relay, only check and version work");
-            exit::FAILED
-        }
+        Command::Run(settings) => run(*settings),
+        Command::Demo(_) => exit::FAILED,
     })
+}
+
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+fn run(settings: Settings) -> u8 {
+    let mut signals = match signal_hook::iterator::Signals::new([SIGTERM, SIGINT]) {
+        Ok(signals) => signals,
+        Err(error) => {
+            eprintln!("boltmux: cannot listen for signals: {error}");
+            return exit::FAILED;
+        }
+    };
+    start_log(settings.log.effective_level());
+    let uplink = format!("{}:{}", settings.uplink.host, settings.uplink.port);
+    let proxy = match Proxy::start(settings) {
+        Ok(proxy) => proxy,
+        Err(error) => {
+            eprintln!("boltmux: {}", error.text);
+            return error.status;
+        }
+    };
+    let addresses: Vec<String> = proxy.addresses().iter().map(ToString::to_string).collect();
+    eprintln!("boltmux: accepting clients on {} for {uplink}", addresses.join(", "));
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    signals.forever().next();
+    eprintln!("boltmux: draining; a second signal ends it at once");
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+    std::thread::spawn(move || {
+        signals.forever().next();
+        std::process::exit(i32::from(exit::FAILED));
+    });
+    proxy.drain();
+    exit::DONE
+}
+
+fn start_log(level: LogLevel) {
+    let level = match level {
+        LogLevel::Error => tracing::Level::ERROR,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Trace => tracing::Level::TRACE,
+    };
+    let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
+    log.with_target(false).with_ansi(false).init();
 }
 
 fn say(text: &str) -> u8 {

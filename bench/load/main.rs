@@ -1,1 +1,87 @@
-fn main() {}
+//! `boltload`: the load generator on the command line. The work is in the library's `load`.
+
+mod arguments;
+
+use arguments::Arguments;
+use boltmux::load::{self, Progress, Report};
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{IsTerminal, stderr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+const WRONG_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let plan = match arguments.to_plan() {
+        Ok(plan) => plan,
+        Err(mistakes) => {
+            mistakes.iter().for_each(|mistake| eprintln!("boltload: {mistake}"));
+            return ExitCode::from(WRONG_USAGE);
+        }
+    };
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second one ends it at once: the first has set the flag.
+        let stop = Arc::clone(&plan.stop);
+        let hooks = signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())
+            .and_then(|_| signal_hook::flag::register(signal, stop));
+        if let Err(error) = hooks {
+            eprintln!("boltload: cannot watch for signal {signal}: {error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    let bar = stderr().is_terminal().then(Bar::new);
+    let result = load::run(&plan, &mut |progress| {
+        if let Some(bar) = &bar {
+            bar.show(&progress);
+        }
+    });
+    if let Some(bar) = bar {
+        bar.0.finish_and_clear();
+    }
+    match result {
+        Ok(report) => finish(&arguments, &report),
+        Err(error) => {
+            eprintln!("boltload: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
+    print!("{}", report.to_table());
+    if let Some(path) = &arguments.json {
+        let text = format!("{:#}\n", report.to_json());
+        if let Err(error) = std::fs::write(path, text) {
+            eprintln!("boltload: cannot write {}: {error}", path.display());
+            return ExitCode::FAILURE;
+        }
+    }
+    let is_fine = report.is_clean() || arguments.allow_errors && !report.has_mismatches();
+    if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The progress bar; it counts milliseconds of measured time.
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Bar {
+        let style = ProgressStyle::with_template("{bar:24} {percent:>3} % {msg}");
+        let bar = ProgressBar::new(0);
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Bar(bar)
+    }
+
+    fn show(&self, progress: &Progress) {
+        self.0.set_length(progress.total.as_millis() as u64);
+        self.0.set_position(progress.elapsed.as_millis() as u64);
+        let seconds = progress.in_slot.as_secs_f64();
+        let doing = match progress.is_connecting || seconds <= 0.0 {
+            true => "connecting".into(),
+            false => format!("{:.0} requests/s", progress.requests as f64 / seconds),
+        };
+        let (round, rounds, target) = (progress.round + 1, progress.rounds, progress.target);
+        self.0.set_message(format!("round {round} of {rounds}, {target}: {doing}"));
+    }
+}

@@ -104,6 +104,17 @@ impl FingerprintKey {
         FingerprintKey { key, planted: Planted::default() }
     }
 
+    /// The identity of session mode's connections, on which nothing is said before the client speaks.
+    pub fn raw(&self) -> Identity {
+        let profile = Profile {
+            version: Version::new(0, 0),
+            routing: None,
+            notifications: Notifications::default(),
+            utc_patch: false,
+        };
+        self.identity(profile, Auth::from_parts("none", "", ""), None)
+    }
+
     /// `owner` is the client's serial number if the identity must be its own.
     pub fn identity(&self, profile: Profile, auth: Auth, owner: Option<u64>) -> Identity {
         let mut bytes = Vec::with_capacity(256);

@@ -5,7 +5,11 @@
 
 pub mod approval;
 pub mod cleaner;
+pub mod connection;
 pub mod identity;
+pub mod keeper;
+pub mod lease;
+pub mod peers;
 pub mod permits;
 pub mod planted;
 pub mod pool;

@@ -103,6 +103,8 @@ pub enum DialFailure {
 pub struct PoolOptions {
     pub acquisition_timeout: Duration,
     pub max_lifetime: Duration,
+    /// By how much each connection's lifetime is varied up or down.
+    pub max_lifetime_jitter_percent: u32,
     pub idle_timeout: Duration,
     pub liveness_check: Duration,
     /// This shard's share of the limit: above it a released connection goes to a shard that waits.
@@ -360,20 +362,18 @@ impl Pool {
         self.balance(now);
     }
 
-    /// A connection that another shard lent has arrived, armed and drained. `None`: nobody here knows its identity
-    /// any more; close it and report `permit_arrived`.
+    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows. `None`: nobody
+    /// here knows its identity any more; close it and report `permit_arrived`.
     pub fn borrowed(
         &mut self,
         fingerprint: Fingerprint,
         born: Duration,
         expires: Duration,
-        now: Duration,
     ) -> Option<ServerId> {
         let key = *self.by_fingerprint.get(&fingerprint)?;
         let id = self.insert(key, State::Leased, born, expires);
         self.counters.borrowed += 1;
         self.is_announced = false;
-        self.checkin(id, now);
         Some(id)
     }
 
@@ -417,11 +417,23 @@ impl Pool {
         }
     }
 
-    /// A client of this identity was let in, perhaps by a login on another shard: an older refusal is over.
-    pub fn approved(&mut self, fingerprint: Fingerprint) {
+    /// A login of these credentials has succeeded, here or in another shard.
+    pub fn forgive(&mut self, fingerprint: Fingerprint) {
         if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
             self.keys[key as usize].refused = None;
         }
+    }
+
+    /// The server let the login in, but only to change the password; the socket has ended.
+    pub fn dial_expired(&mut self, id: ServerId, now: Duration) {
+        let Some(entry) = self.entry(id) else { return };
+        let State::Dialing(login) = entry.state else { return };
+        let key = entry.key;
+        self.end_dial(key, login);
+        self.remove(id);
+        self.spare += 1;
+        self.login_expired(key, login);
+        self.balance(now);
     }
 
     /// A private identity's client has gone: its idle connections are of no use.
@@ -434,7 +446,7 @@ impl Pool {
 
     /// When a connection dialled at `born` is too old.
     pub fn expiry(&mut self, born: Duration) -> Duration {
-        let jitter = self.options.max_lifetime / 10;
+        let jitter = self.options.max_lifetime * self.options.max_lifetime_jitter_percent / 100;
         born + self.options.max_lifetime - jitter + self.spread(jitter * 2)
     }
 

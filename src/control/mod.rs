@@ -1,3 +1,122 @@
 //! Watches and steers: the control core, which no shard ever waits for.
+//!
+//! One unpinned executor beside the shards. `refresh` looks after the server (with `probe` and
+//! `peer`) and publishes snapshots, `admin` answers operators (with `metrics`), `shards` holds the
+//! links to the shards. Everything between cores is a value on a ring (`link`); if this core dies,
+//! the shards serve on with the last snapshot.
 
+pub mod admin;
 pub mod link;
+pub mod metrics;
+mod options;
+mod peer;
+mod probe;
+mod refresh;
+mod shards;
+
+pub use options::Options;
+
+use crate::backend::permits::Permits;
+use crate::control::link::{ShardLink, Snapshot};
+use crate::control::shards::Shards;
+use crate::transport::runtime::{self, JoinHandle};
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc;
+use std::time::Duration;
+
+/// How often the flags of `Shutdown` and orders kept back are looked at. Nobody notices a drain
+/// that begins a tenth of a second later; and as a steady timer it is the heartbeat that gets
+/// glommio 0.9.0 going again should it park with runnable tasks.
+const TICK: Duration = Duration::from_millis(100);
+
+/// The way out of the process, in two steps; plain flags, so that signal handlers can set them.
+#[derive(Clone, Debug, Default)]
+pub struct Shutdown {
+    /// Tell the shards to drain, and operators that the program is about to end.
+    pub drain: Arc<AtomicBool>,
+    /// The shards have ended: stop the control core.
+    pub end: Arc<AtomicBool>,
+}
+
+/// A control core that runs.
+pub struct Running {
+    /// Where operators are answered.
+    pub admin: Vec<SocketAddr>,
+    /// Says once that the server has been looked at for the first time, with or without success.
+    pub looked: mpsc::Receiver<()>,
+    /// Ends after `Shutdown::end` is set.
+    pub thread: JoinHandle<()>,
+}
+
+/// Starts `run` on a thread of its own and waits until operators can be answered. The error is one
+/// line for the operator.
+pub fn start(
+    options: Options,
+    links: Vec<ShardLink>,
+    permits: Arc<Permits>,
+    shutdown: Shutdown,
+) -> Result<Running, String> {
+    let (sender, receiver) = mpsc::channel();
+    let started = move |outcome| {
+        // Nobody listens only if `start` has given up, and then nobody wants to know.
+        let _ = sender.send(outcome);
+    };
+    let (looked_at, looked) = mpsc::channel();
+    let start = move || run(options, links, permits, shutdown, looked_at, started);
+    let failed = |error: io::Error| format!("cannot start the control core: {error}");
+    let thread = runtime::start_executor("control", None, start).map_err(failed)?;
+    let admin = receiver.recv().map_err(|_| "the control core ended at once".to_owned())??;
+    Ok(Running { admin, looked, thread })
+}
+
+/// The control core, to be run on an unpinned executor. `started` is told where operators are
+/// answered, or in one line why that cannot be; then `run` ends.
+pub async fn run(
+    options: Options,
+    links: Vec<ShardLink>,
+    permits: Arc<Permits>,
+    shutdown: Shutdown,
+    looked: mpsc::Sender<()>,
+    started: impl FnOnce(Result<Vec<SocketAddr>, String>),
+) {
+    let listeners = match admin::bind(options.admin.as_ref()).await {
+        Ok(listeners) => listeners,
+        Err(trouble) => return started(Err(trouble)),
+    };
+    let core = Rc::new(Core {
+        options,
+        shards: RefCell::new(Shards::new(links, permits.clone())),
+        permits,
+        snapshot: RefCell::default(),
+        is_draining: Cell::new(false),
+        operators: Cell::new(0),
+    });
+    started(Ok(listeners.iter().map(|(address, _)| *address).collect()));
+    let serve = |(_, listener)| runtime::spawn_local(admin::serve(core.clone(), listener));
+    let _operators: Vec<_> = listeners.into_iter().map(serve).collect();
+    let _refresh = runtime::spawn_local(refresh::run(core.clone(), looked));
+    while !shutdown.end.load(Relaxed) {
+        if shutdown.drain.load(Relaxed) && !core.is_draining.replace(true) {
+            core.shards.borrow_mut().drain();
+        }
+        core.shards.borrow_mut().deliver();
+        runtime::sleep(TICK).await;
+    }
+}
+
+/// What the tasks of the control core share.
+pub(crate) struct Core {
+    pub options: Options,
+    pub shards: RefCell<Shards>,
+    pub permits: Arc<Permits>,
+    /// As published last.
+    pub snapshot: RefCell<Arc<Snapshot>>,
+    pub is_draining: Cell<bool>,
+    /// Connections of operators now.
+    pub operators: Cell<usize>,
+}

@@ -5,6 +5,11 @@
 
 pub mod close;
 pub mod exchange;
+pub mod passthrough;
 pub mod reply;
 pub mod routes;
+pub mod serving;
 pub mod session;
+pub mod task;
+pub mod whole_session;
+pub mod world;

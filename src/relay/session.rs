@@ -113,7 +113,7 @@ pub enum Action {
     /// The identity is not used any more.
     LoggedOff,
     /// The server says that these credentials have expired.
-    Revoke(Box<Failure>),
+    Revoke(Box<Failure>, Rc<Identity>),
     Close(CloseReason),
 }
 
@@ -196,6 +196,8 @@ pub struct Session {
     spoke_at: Duration,
     noop_after: Option<Duration>,
     actions: VecDeque<Action>,
+    /// `limits.clients` is reached: HELLO is answered with that.
+    pub refuses_clients: bool,
     pub planted: Planted,
 }
 
@@ -225,6 +227,7 @@ impl Session {
             spoke_at: Duration::ZERO,
             noop_after: None,
             actions: VecDeque::new(),
+            refuses_clients: false,
             planted: Planted::default(),
         }
     }
@@ -346,6 +349,9 @@ impl Session {
             Ok(hello) => hello,
             Err(error) => return self.refuse_request(error.to_string()),
         };
+        if self.refuses_clients {
+            return self.fail_login(reply::too_many_clients(), CloseReason::TooManyClients);
+        }
         if cx.server.is_none() {
             let refusal = Refusal::Unreachable("it has not been reached yet".into());
             return self.fail_login(reply::refused(&refusal), CloseReason::LoginUnavailable);

@@ -277,6 +277,14 @@ impl Chunk {
     /// The first `count` bytes as a chunk of their own; the buffer is shared, not copied.
     pub fn split_to(&mut self, count: usize) -> Chunk {
         assert!(count <= self.len(), "a chunk of {} bytes has no {count} to split", self.len());
+        let front = self.slice(0..count);
+        self.advance(count);
+        front
+    }
+
+    /// A part of the bytes as a chunk of its own; the buffer is shared, not copied.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Chunk {
+        assert!(range.start <= range.end && range.end <= self.len(), "a part lies inside");
         let backing = match &self.backing {
             Backing::Ring { pool, id } => {
                 let holders = &pool.holders[usize::from(*id)];
@@ -287,9 +295,8 @@ impl Chunk {
             Backing::Own(bytes) => Backing::Own(bytes.clone()),
             Backing::Static(bytes) => Backing::Static(bytes),
         };
-        let front = Chunk { backing, start: self.start, end: self.start + count as u32 };
-        self.advance(count);
-        front
+        let (start, end) = (self.start + range.start as u32, self.start + range.end as u32);
+        Chunk { backing, start, end }
     }
 
     /// Whether it keeps a buffer from its ring.

@@ -217,6 +217,12 @@ impl Driver {
         }
     }
 
+    /// Wakes every task that waits for bytes of an accepted connection: something concerns all of them.
+    pub fn wake_readers(&self) {
+        self.state.borrow_mut().wake_readers();
+        self.kick();
+    }
+
     /// Adds to `Counters::copied_bytes` what a task copied out of received chunks.
     pub fn note_copied(&self, bytes: usize) {
         self.state.borrow_mut().counters.copied_bytes += bytes as u64;

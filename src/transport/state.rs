@@ -233,6 +233,16 @@ impl State {
         }
     }
 
+    /// Wakes the readers of all accepted sockets.
+    pub fn wake_readers(&mut self) {
+        let keys: Vec<Key> = self.sockets.keys().collect();
+        for key in keys {
+            let accepted = self.sockets.get(key).filter(|socket| socket.side == Side::Accepted);
+            let waker = accepted.and_then(|socket| socket.reader.clone());
+            self.wake(waker);
+        }
+    }
+
     /// After a completion: ends a closing socket with its last one, tells a leaving one's owner.
     pub fn settle(&mut self, key: Key) {
         let socket = self.sockets.get(key).expect("called for a live slot");

@@ -36,6 +36,13 @@ def check(truth, what):
         raise AssertionError(what)
 
 
+def one(runner, query, **parameters):
+    """The only value of the only record, from a session or a transaction."""
+    records = list(runner.run(query, parameters))
+    check(len(records) == 1 and len(records[0]) == 1, f"expected one value: {records}")
+    return records[0][0]
+
+
 def attempt(function, *arguments, **options):
     """The value of the call, or its error in the form that outcomes have."""
     try:
@@ -98,6 +105,13 @@ class Context:
             "SHOW TRANSACTIONS YIELD metaData WHERE metaData['tag'] = $tag RETURN metaData",
             tag=tag), limit_s, "the server to have ended the abandoned transaction")
 
+    def find_transaction(self):
+        """The ids that the server gave to the transaction with our tag, and its connection."""
+        query = ("SHOW TRANSACTIONS YIELD transactionId, connectionId, metaData"
+                 " WHERE metaData['tag'] = $tag RETURN transactionId, connectionId")
+        return wait_until(lambda: self.direct(query, tag=self.tag), 20,
+                          "the server to show the transaction")[0]
+
     def reset(self):
         self.direct("MATCH (n) DETACH DELETE n")
 
@@ -140,7 +154,7 @@ def main():
         started = time.monotonic()
         outcome = run_one(function, arguments.uri, arguments.direct)
         line = {"name": name, "outcome": outcome, "seconds": time.monotonic() - started}
-        print(json.dumps(line, sort_keys=True, default=str), flush=True)
+        print(json.dumps(line, sort_keys=True), flush=True)
         hung += outcome == {"failed": STILL_RUNNING}
         if hung == HUNG_MAX:
             break

@@ -17,7 +17,7 @@ import time
 
 from proxy import Proxy
 from server import Server
-from support import CACHE, HOST, REPOSITORY
+from support import CACHE, HOST, REPOSITORY, end_in_order_on_sigterm, end_with_parent
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 DRIVERS = {
@@ -38,13 +38,13 @@ def run_pass(driver, scheme, port, direct_port, only, label):
     log_path = os.path.join(CACHE, "run", f"{driver}-{scheme}-{label}.log")
     with open(log_path, "w") as log:
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                 stderr=log, text=True)
+                                 stderr=log, text=True, preexec_fn=end_with_parent)
         try:
             output, _ = child.communicate(timeout=PASS_LIMIT_S)
         except subprocess.TimeoutExpired:
             child.kill()
             output, _ = child.communicate()
-    lines = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in output.split("\n") if line.startswith("{")]
     if not lines and not only:
         print(f"  {driver}: no scenario ran; the end of {log_path} says:")
         print(open(log_path).read()[-2000:])
@@ -119,6 +119,7 @@ class Running:
 
 
 def main():
+    end_in_order_on_sigterm()
     parser = argparse.ArgumentParser()
     parser.add_argument("--proxy", default=f"{REPOSITORY}/target/release/boltmux")
     parser.add_argument("--direct-only", action="store_true")
@@ -128,6 +129,8 @@ def main():
     parser.add_argument("--shards", default="1,2")
     parser.add_argument("--server", type=int, help="port of a server with both users")
     arguments = parser.parse_args()
+    if not arguments.direct_only and not os.path.exists(arguments.proxy):
+        sys.exit(f"expected the proxy at {arguments.proxy}: build it, or use --direct-only")
     table = Table()
     server = Running(arguments.server) if arguments.server else Server("scenarios").start()
     try:

@@ -4,27 +4,19 @@ import hashlib
 import os
 import subprocess
 import sys
-import threading
 import time
 
 import neo4j
 
-from harness import attempt, check, in_threads, main, scenario
+from harness import attempt, check, main, one, scenario
 from support import PASSWORDS
 import scenarios_async  # noqa: registers its own
+import scenarios_users  # noqa: registers its own
 import scenarios_values  # noqa: registers its own
 
 MEBIBYTE = 1024 * 1024
 # A query that keeps the server busy for minutes unless somebody ends it.
 BUSY = "UNWIND range(1, 10000000000) AS i WITH i WHERE i < 0 RETURN count(i) AS n"
-# Longer than any answer takes on a busy machine, far shorter than the pool's 60 s of waiting.
-AT_ONCE_S = 10
-
-
-def one(session, query, **parameters):
-    """The only value of the only record."""
-    return session.run(query, parameters).single(strict=True)[0]
-
 
 @scenario
 def auto_commit(context):
@@ -74,7 +66,7 @@ def explicit_transactions(context):
         tx.commit()
         tx = session.begin_transaction()
         tx.rollback()
-        return session.run("MATCH (n:Explicit) RETURN collect(n.id) AS ids").data()
+        return one(session, "MATCH (n:Explicit) RETURN sum(n.id)")
 
 
 @scenario
@@ -191,7 +183,8 @@ def parameter_of_20_mebibytes(context):
 @scenario
 def result_of_20_mebibytes(context):
     with context.driver() as driver, driver.session() as session:
-        text = one(session, "RETURN reduce(a = $s, i IN range(1, 10) | a + a)", s="0123456789" * 2048)
+        twenty_kibibytes = "0123456789" * 2048
+        text = one(session, "RETURN reduce(a = $s, i IN range(1, 10) | a + a)", s=twenty_kibibytes)
         check(len(text) == 20 * MEBIBYTE, f"expected 20 MiB, came {len(text)} bytes")
         return [hashlib.sha256(text.encode()).hexdigest(), one(session, "RETURN 1")]
 
@@ -242,6 +235,7 @@ def transaction_metadata(context):
     with context.driver() as driver, driver.session() as session:
         with session.begin_transaction(metadata={"tag": context.tag, "n": 1}) as tx:
             tx.run("RETURN 1").consume()
+            context.find_transaction()
             seen = context.direct(query, tag=context.tag)
             own = tx.run("CALL tx.getMetaData() YIELD metadata RETURN metadata").single()[0]
         text = "CALL tx.getMetaData() YIELD metadata RETURN metadata['n'] AS n"
@@ -249,26 +243,6 @@ def transaction_metadata(context):
         after = session.run("CALL tx.getMetaData() YIELD metadata RETURN metadata").data()
         gone = context.direct(query, tag=context.tag)
         return [seen, own["tag"] == context.tag, plain, after, gone]
-
-
-@scenario
-def wrong_password(context):
-    def log_in(password):
-        with context.driver("alice", password) as driver:
-            driver.verify_connectivity()
-            return "in"
-
-    with context.driver("alice") as driver, driver.session() as session:
-        before = one(session, "RETURN 1")
-        refused = [attempt(log_in, "wrongpass"), attempt(log_in, "wrongagain")]
-        still = one(session, "RETURN 2")
-        return [before, refused, still, attempt(log_in, PASSWORDS["alice"]),
-                attempt(lambda: one(session, "RETURN 3")), unknown_user(context)]
-
-
-def unknown_user(context):
-    with context.driver("nobody", "nobodypass") as driver:
-        return attempt(driver.verify_connectivity)
 
 
 @scenario
@@ -280,7 +254,7 @@ def errors_and_recovery(context):
             outcomes.append(attempt(lambda: one(session, query)))
             outcomes.append(one(session, "RETURN 1"))
         late = "UNWIND range(3000, 0, -1) AS x RETURN 1 / x"
-        outcomes.append(attempt(lambda: session.run(late).consume()))
+        outcomes.append(attempt(lambda: session.run(late).data()))
         outcomes.append(one(session, "RETURN 1"))
         return outcomes
 
@@ -311,153 +285,11 @@ def constraint_violation(context):
 
 
 @scenario
-def refused_by_this_edition(context):
-    def ask(query="RETURN 1", **options):
-        with driver.session(**options) as session:
-            return attempt(lambda: one(session, query))
-
-    with context.driver() as driver:
-        return [ask(database="nope"), ask(impersonated_user="alice"),
-                ask("CREATE DATABASE other", database="system"), ask(database="neo4j")]
-
-
-@scenario
-def system_database(context):
-    with context.driver() as driver, driver.session(database="system") as session:
-        return [session.run("SHOW USERS YIELD user ORDER BY user").data(),
-                session.run("SHOW DATABASES YIELD name, address ORDER BY name").data(),
-                attempt(lambda: one(session, "CREATE (n) RETURN 1"))]
-
-
-def user_of(session):
-    return one(session, "SHOW CURRENT USER YIELD user RETURN user")
-
-
-@scenario
-def two_users(context):
-    def ask(driver, user):
-        for _ in range(25):
-            with driver.session() as session:
-                seen = user_of(session)
-                check(seen == user, f"expected to be {user}, was {seen}")
-        return user
-
-    with context.driver() as first, context.driver("alice") as second:
-        return in_threads([lambda: ask(first, "neo4j"), lambda: ask(second, "alice")] * 4)
-
-
-@scenario
-def idle_connections_of_another_user(context):
-    """One user leaves four idle connections behind; the other must not wait for them."""
-    with context.driver() as first, context.driver("alice") as second:
-        transactions = [first.session().begin_transaction() for _ in range(4)]
-        values = [tx.run("RETURN 1 AS x").single()["x"] for tx in transactions]
-        for tx in transactions:
-            tx.commit()
-        started = time.monotonic()
-        with second.session() as session:
-            users = [user_of(session)]
-        with first.session() as session:
-            users.append(user_of(session))
-        waited = time.monotonic() - started
-        check(waited < AT_ONCE_S, f"expected no waiting, waited {waited:.1f} s")
-        return [values, users]
-
-
-@scenario
-def two_users_of_one_driver(context):
-    with context.driver() as driver:
-        users = []
-        for user in ("alice", "neo4j", "alice", None, "alice"):
-            auth = (user, PASSWORDS[user]) if user else None
-            with driver.session(auth=auth) as session:
-                users.append(user_of(session))
-        with driver.session(auth=("alice", "wrongpass")) as session:
-            refused = attempt(user_of, session)
-        with driver.session() as session:
-            users.append(user_of(session))
-        return [users, refused, driver.verify_authentication(("alice", PASSWORDS["alice"])),
-                driver.verify_authentication(("alice", "wrongpass"))]
-
-
-@scenario
-def sessions_200_at_once(context):
-    with context.driver(max_connection_pool_size=200) as driver:
-        def work(number):
-            with driver.session() as session:
-                session.execute_write(
-                    lambda tx: tx.run("CREATE (:Busy {number: $n})", n=number).consume())
-                return session.execute_read(lambda tx: tx.run("RETURN $n AS n", n=number).single()[0])
-
-        outcomes = in_threads([lambda number=number: work(number) for number in range(200)])
-        wrong = [outcome for number, outcome in enumerate(outcomes) if outcome != number]
-        return [wrong, context.direct("MATCH (n:Busy) RETURN sum(n.number) AS sum")]
-
-
-@scenario
-def writers_of_one_node(context):
-    context.direct("CREATE (:Counter {value: 0})")
-
-    def work(driver):
-        with driver.session() as session:
-            for _ in range(25):
-                session.execute_write(
-                    lambda tx: tx.run("MATCH (n:Counter) SET n.value = n.value + 1").consume())
-            return "done"
-
-    with context.driver() as driver:
-        return [in_threads([lambda: work(driver)] * 8),
-                context.direct("MATCH (n:Counter) RETURN n.value AS value")]
-
-
-@scenario
-def deadlock_is_retried(context):
-    context.direct("CREATE (:Lock {id: 0, n: 0}), (:Lock {id: 1, n: 0})")
-    meeting, attempts = threading.Barrier(2), [0, 0]
-
-    def work(driver, mine):
-        def both(tx):
-            attempts[mine] += 1
-            for step, lock in enumerate((mine, 1 - mine)):
-                tx.run("MATCH (n:Lock {id: $id}) SET n.n = n.n + 1", id=lock).consume()
-                if step == 0 and attempts[mine] == 1:
-                    meeting.wait(20)
-            return "done"
-        with driver.session() as session:
-            return session.execute_write(both)
-
-    with context.driver() as driver:
-        outcomes = in_threads([lambda: work(driver, 0), lambda: work(driver, 1)])
-    return [outcomes, sum(attempts) > 2,
-            context.direct("MATCH (n:Lock) WITH n ORDER BY n.id RETURN n.n AS n")]
-
-
-@scenario
-def transactions_side_by_side(context):
-    with context.driver() as driver:
-        sessions = [driver.session() for _ in range(3)]
-        transactions = [session.begin_transaction() for session in sessions]
-        for number in range(10):
-            for index, tx in enumerate(transactions):
-                tx.run("CREATE (:Side {i: $i, n: $n})", i=index, n=number).consume()
-        counts = [tx.run("MATCH (n:Side) RETURN count(n) AS n").single()["n"] for tx in transactions]
-        transactions[0].commit()
-        transactions[1].rollback()
-        transactions[2].commit()
-        for session in sessions:
-            session.close()
-        return [counts, context.direct("MATCH (n:Side) RETURN count(n) AS n")]
-
-
-@scenario
 def transaction_ended_by_another(context):
     with context.driver() as driver, driver.session() as session:
         tx = session.begin_transaction(metadata={"tag": context.tag})
         tx.run("CREATE (:Ended)").consume()
-        ended = context.direct(
-            "SHOW TRANSACTIONS YIELD transactionId, metaData WHERE metaData['tag'] = $tag"
-            " RETURN transactionId AS id", tag=context.tag)
-        context.direct("TERMINATE TRANSACTION $id", id=ended[0]["id"])
+        context.direct("TERMINATE TRANSACTION $transactionId", **context.find_transaction())
         outcomes = [attempt(lambda: tx.run("RETURN 1").consume())]
         attempt(tx.close)
         return [outcomes, one(session, "MATCH (n:Ended) RETURN count(n)")]
@@ -473,15 +305,13 @@ def connection_ended_by_the_server(context):
         attempts += 1
         tx.run("CREATE (:Cut)").consume()
         if attempts == 1:
-            found = context.direct(
-                "SHOW TRANSACTIONS YIELD connectionId, metaData WHERE metaData['tag'] = $tag"
-                " RETURN connectionId AS id", tag=context.tag)
-            context.direct("CALL dbms.killConnection($id)", id=found[0]["id"])
+            context.direct("CALL dbms.killConnection($connectionId)", **context.find_transaction())
         return tx.run("MATCH (n:Cut) RETURN count(n) AS n").single()["n"]
 
     with context.driver() as driver, driver.session() as session:
         marked = neo4j.unit_of_work(metadata={"tag": context.tag})(work)
-        return [session.execute_write(marked), attempts, one(session, "MATCH (n:Cut) RETURN count(n)")]
+        count = session.execute_write(marked)
+        return [count, attempts, one(session, "MATCH (n:Cut) RETURN count(n)")]
 
 
 @scenario

@@ -4,12 +4,8 @@ import hashlib
 
 from neo4j import Query
 
-from harness import attempt, check, in_threads, main, scenario
+from harness import attempt, check, in_threads, main, one, scenario
 from support import PASSWORDS
-
-
-def one(runner, query, **parameters):
-    return runner.run(query, parameters).single()[0]
 
 
 @scenario
@@ -43,7 +39,7 @@ def transactions(context):
         marks = session.last_bookmark()
         with driver.session(bookmarks=[marks]) as reader:
             ids = reader.read_transaction(
-                lambda tx: one(tx, "MATCH (n:Old) RETURN collect(n.id)"))
+                lambda tx: one(tx, "MATCH (n:Old) RETURN sum(n.id)"))
         refused = attempt(session.read_transaction, write)
         return [ids, bool(marks), refused]
 

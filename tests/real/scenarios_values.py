@@ -11,7 +11,8 @@ from harness import scenario
 
 VALUES = [
     None, True, False, 0, -1, 127, 128, -17, 2**31, 2**63 - 1, -(2**63), 0.0, -0.0, 1.5e300,
-    math.inf, -math.inf, math.nan, "", "text", "\u00fc\u4e2d\U0001f600\0", "x" * 70000, b"", b"\0\xff" * 500,
+    math.inf, -math.inf, math.nan,
+    "", "text", "\u00fc\u4e2d\U0001f600\0", "x" * 70000, b"", b"\0\xff" * 500,
     bytearray(70000), [], [1, [2, [3, []]]], list(range(300)), {}, {"a": {"b": {"c": [1, None]}}},
     {str(key): key for key in range(300)},
     datetime.date(2024, 2, 29), neo4j_time.Time(23, 59, 59, 999999999),

@@ -3,11 +3,13 @@
 Nothing here touches a process that it did not start itself.
 """
 
+import ctypes
 import os
 import random
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 HOST = "127.0.0.1"
@@ -53,8 +55,25 @@ def accepts(port):
         return False
 
 
+def end_in_order_on_sigterm():
+    """SIGTERM unwinds the program, so that what it started is ended as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+LIBC = ctypes.CDLL(None)
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent():
+    """Runs in a child before its program: no server outlives a killed test."""
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 class Process:
-    """A program of ours in its own process group, its output in one file."""
+    """A program of ours in its own process group, its output in one file.
+
+    To be started by the main thread: the kernel takes the end of the thread for the parent's end.
+    """
 
     def __init__(self, argv, log_path, env=None):
         self.log_path = log_path
@@ -62,7 +81,7 @@ class Process:
         with open(log_path, "ab") as log:
             self.child = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
-                start_new_session=True)
+                start_new_session=True, preexec_fn=end_with_parent)
 
     def output(self):
         """What this run of the program has written so far."""

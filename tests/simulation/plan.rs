@@ -168,6 +168,7 @@ fn options(random: &mut Random, limit: u32) -> PoolOptions {
     PoolOptions {
         acquisition_timeout: seconds(&[1, 10, 60]),
         max_lifetime: seconds(&[20, 3000]),
+        max_lifetime_jitter_percent: 10,
         idle_timeout: seconds(&[5, 600]),
         liveness_check: seconds(&[2, 300]),
         claim: limit.div_ceil(2),

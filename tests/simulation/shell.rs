@@ -385,11 +385,12 @@ impl World {
         let fingerprint = link.identity.fingerprint;
         let mut pool = shard.pool.borrow_mut();
         let id = match is_quiet {
-            true => pool.borrowed(fingerprint, born, expires, now),
+            true => pool.borrowed(fingerprint, born, expires),
             false => None,
         };
         match id {
             Some(id) => {
+                pool.checkin(id, now);
                 drop(pool);
                 shard.links.insert(id, slot);
                 let link = self.link(slot);
@@ -454,7 +455,7 @@ impl World {
             if until.is_none_or(|until| until < self.now) {
                 self.base.violate("an approval older than pool.approval_ttl".into());
             }
-            self.shards[asker.shard].pool.borrow_mut().approved(fingerprint);
+            self.shards[asker.shard].pool.borrow_mut().forgive(fingerprint);
             self.shards[asker.shard].refused.remove(&fingerprint);
             self.client(client).identity = Some(identity.clone());
         }
@@ -690,7 +691,7 @@ impl Effects for Hands<'_> {
 
     fn act(&mut self, action: Action) {
         let client = self.client();
-        let (shard, serial, mine) = (client.shard, client.serial, client.identity.clone());
+        let (shard, serial) = (client.shard, client.serial);
         let now = self.world.now;
         match action {
             Action::Withdraw => {
@@ -710,8 +711,7 @@ impl Effects for Hands<'_> {
                 self.world.message(shard, owner, Event::Ask(identity, asker));
             }
             Action::LoggedOff => self.client().identity = None,
-            Action::Revoke(failure) => {
-                let Some(identity) = mine else { return };
+            Action::Revoke(failure, identity) => {
                 let fingerprint = identity.fingerprint;
                 self.world.revoke(shard, fingerprint, failure.clone());
                 let event = Event::Revoke(1 - shard, fingerprint, failure);

@@ -357,7 +357,7 @@ impl World {
                 continue;
             }
             let since = *shard.starving_since.get_or_insert(self.now);
-            if self.now > since + Duration::from_millis(1500) {
+            if self.now > since + Duration::from_millis(2500) {
                 let open = self.permits.open();
                 return Err(format!("shard {index}: {waiters} wait, {open} are open, {idle} idle"));
             }

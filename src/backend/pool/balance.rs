@@ -229,12 +229,20 @@ impl Pool {
         if let Some(ticket) = login {
             self.refuse(ticket, Refusal::Server(failure.clone()));
         }
-        if is_about_credentials(&failure) {
+        if failure.is_about_credentials() {
             self.refuse_key(key, &failure, true);
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
             self.refuse(ticket, Refusal::Server(failure)); // one dial, one waiter: the next may fare better
+        }
+    }
+
+    /// Who waits for such a login is told; others of the key fail one by one.
+    pub(super) fn login_expired(&mut self, key: u32, login: Option<Ticket>) {
+        let waiting = self.keys[key as usize].queue.front().copied();
+        if let Some(ticket) = login.or(waiting) {
+            self.refuse(ticket, Refusal::Expired);
         }
     }
 
@@ -434,10 +442,4 @@ impl Pool {
         value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         Duration::from_nanos((value ^ value >> 31) % (bound.as_nanos() as u64).max(1))
     }
-}
-
-/// FAILUREs that say these credentials will not do; others are about the server's state.
-fn is_about_credentials(failure: &Failure) -> bool {
-    failure.code.starts_with("Neo.ClientError.Security.")
-        && failure.code != "Neo.ClientError.Security.AuthenticationRateLimit"
 }

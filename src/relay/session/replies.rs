@@ -121,8 +121,9 @@ impl Session {
         }
         if let Some(Ok(failure)) = reply.payload.map(Failure::parse)
             && EXPIRED.contains(&failure.code.as_ref())
+            && let Some(identity) = &self.identity
         {
-            self.actions.push_back(Action::Revoke(Box::new(failure)));
+            self.actions.push_back(Action::Revoke(Box::new(failure), identity.clone()));
         }
         Relay::Forward
     }

@@ -43,6 +43,12 @@ impl Failure {
         }
     }
 
+    /// Says that these credentials will not do; others are about the server's state.
+    pub fn is_about_credentials(&self) -> bool {
+        self.code.starts_with("Neo.ClientError.Security.")
+            && self.code != "Neo.ClientError.Security.AuthenticationRateLimit"
+    }
+
     /// Reads a payload of either shape; what it lacks follows from the code.
     pub fn parse(payload: &[u8]) -> Result<Failure, MessageError> {
         let mut reader = fields_of(payload, 1, tag::FAILURE)?;

@@ -1,0 +1,317 @@
+//! `boltload`'s command line, and the plan that it means.
+
+use boltmux::load::{Plan, Process, Shape, Target};
+use boltmux::wire::Version;
+use clap::Parser;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::time::Duration;
+
+const PASSWORD_VARIABLE: &str = "BOLTLOAD_PASSWORD";
+/// Bolt's registered port.
+const PORT: u16 = 7687;
+/// A year; more is a slip of the finger.
+const SECONDS_MAX: f64 = 31_536_000.0;
+
+/// Measures Bolt servers: closed-loop clients that check every answer, targets compared in one run.
+///
+/// Exit status: 0 all answers were right, 1 errors or answers of other requests, 2 wrong arguments.
+#[derive(Parser)]
+#[command(name = "boltload", version)]
+pub struct Arguments {
+    /// A server to measure: NAME=bolt://HOST:PORT; repeatable, the others are compared with the
+    /// first
+    #[arg(long, value_name = "NAME=URI")]
+    target: Vec<String>,
+    /// Short for one target
+    #[arg(long, value_name = "URI")]
+    uri: Option<String>,
+    #[arg(long, default_value = "neo4j")]
+    user: String,
+    /// File that holds the password; else it is taken from BOLTLOAD_PASSWORD
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// The password itself; others on this machine can read it, so use it for tests only
+    #[arg(long, value_name = "PASSWORD", conflicts_with = "password_file")]
+    pass: Option<String>,
+    /// Do not authenticate (scheme none)
+    #[arg(long, conflicts_with_all = ["pass", "password_file"])]
+    no_auth: bool,
+    /// auto (RUN and PULL at once), tx (BEGIN, RUN and PULL, COMMIT) or rows:N (N records)
+    #[arg(long, default_value = "auto")]
+    shape: String,
+    /// With tx: send BEGIN together with RUN and PULL
+    #[arg(long)]
+    pipeline_begin: bool,
+    /// Another query; $nonce is its parameter and has to be in every record
+    #[arg(long)]
+    query: Option<String>,
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+    /// Mark the transactions as reading
+    #[arg(long)]
+    read: bool,
+    /// Records per PULL, -1 for all
+    #[arg(long, default_value_t = 1000, allow_hyphen_values = true, value_name = "N")]
+    fetch_size: i64,
+    /// Connections per target
+    #[arg(long, default_value_t = 16)]
+    clients: usize,
+    /// Load threads
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+    /// CPUs to pin the threads to, like 2,3 or 4-7
+    #[arg(long, value_name = "LIST")]
+    cpus: Option<String>,
+    /// Every round measures every target once
+    #[arg(long, default_value_t = 6)]
+    rounds: usize,
+    /// Measured time of the whole run, all targets and rounds together [default: 10]
+    #[arg(long, conflicts_with = "round_seconds")]
+    seconds: Option<f64>,
+    /// Measured time of one target in one round
+    #[arg(long)]
+    round_seconds: Option<f64>,
+    /// Ask every target for so long before the first round; servers plan and compile at first
+    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
+    warm_up: f64,
+    /// Longest wait for an answer, in seconds
+    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
+    request_timeout: f64,
+    /// Longest wait for a connection and its login, in seconds
+    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
+    connect_timeout: f64,
+    /// One Bolt version instead of the highest common one
+    #[arg(long, value_name = "VERSION")]
+    bolt: Option<String>,
+    /// Set the CPU time of this process against the target's requests; repeatable
+    #[arg(long, value_name = "NAME=PID")]
+    pid: Vec<String>,
+    /// Write all numbers there
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Only answers of other requests make the exit status 1, errors do not
+    #[arg(long)]
+    pub allow_errors: bool,
+}
+
+/// Collects mistakes, so that all are told at once.
+#[derive(Default)]
+struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    fn take<T>(&mut self, result: Result<T, String>) -> Option<T> {
+        result.map_err(|mistake| self.0.push(mistake)).ok()
+    }
+}
+
+impl Arguments {
+    /// The plan, or everything that is wrong.
+    pub fn to_plan(&self) -> Result<Plan, Vec<String>> {
+        let mut mistakes = Mistakes::default();
+        let password = mistakes.take(self.password()).unwrap_or_default();
+        let version = self.bolt.as_deref().and_then(|text| mistakes.take(parse_version(text)));
+        let named = self.uri.iter().map(|uri| Ok(("target".to_owned(), uri.clone())));
+        let named = named.chain(self.target.iter().map(|text| split_pair("--target", text)));
+        let mut targets = Vec::new();
+        for target in named {
+            let resolved = target.and_then(|(name, uri)| Ok((name, resolve(&uri)?)));
+            if let Some((name, address)) = mistakes.take(resolved) {
+                let user = if self.no_auth { String::new() } else { self.user.clone() };
+                targets.push(Target { name, address, user, password: password.clone(), version });
+            }
+        }
+        let are_targets_wrong = !mistakes.0.is_empty() && targets.is_empty();
+        let processes = self.pid.iter().filter_map(|text| mistakes.take(parse_process(text)));
+        let processes = processes.collect();
+        let slots = (self.rounds * targets.len().max(1)).max(1) as f64;
+        let slot = match (self.round_seconds, self.seconds.unwrap_or(10.0)) {
+            (Some(seconds), _) => parse_seconds("--round-seconds", seconds),
+            (None, seconds) => parse_seconds("--seconds", seconds).map(|time| time.div_f64(slots)),
+        };
+        let warm_up = match self.warm_up {
+            0.0 => Some(Duration::ZERO),
+            seconds => mistakes.take(parse_seconds("--warm-up", seconds)),
+        };
+        let mut seconds = |name, value| mistakes.take(parse_seconds(name, value));
+        let request_timeout = seconds("--request-timeout", self.request_timeout);
+        let connect_timeout = seconds("--connect-timeout", self.connect_timeout);
+        let plan = Plan {
+            targets,
+            shape: mistakes.take(self.shape()).unwrap_or(Shape::Auto),
+            query: self.query.clone(),
+            database: self.database.clone(),
+            is_read: self.read,
+            fetch_size: self.fetch_size,
+            clients: self.clients,
+            threads: self.threads,
+            cpus: self
+                .cpus
+                .as_deref()
+                .map_or(Some(Vec::new()), |text| mistakes.take(parse_cpus(text)))
+                .unwrap_or_default(),
+            rounds: self.rounds,
+            slot: mistakes.take(slot).unwrap_or(Duration::from_secs(1)),
+            warm_up: warm_up.unwrap_or_default(),
+            connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(1)),
+            request_timeout: request_timeout.unwrap_or(Duration::from_secs(1)),
+            processes,
+            ..Plan::default()
+        };
+        if !are_targets_wrong {
+            mistakes.0.extend(plan.mistakes());
+        }
+        if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.0) }
+    }
+
+    fn password(&self) -> Result<String, String> {
+        if self.no_auth {
+            return Ok(String::new());
+        }
+        if let Some(password) = &self.pass {
+            return Ok(password.clone());
+        }
+        let Some(path) = &self.password_file else {
+            return std::env::var(PASSWORD_VARIABLE).map_err(|_| {
+                format!("no password: set {PASSWORD_VARIABLE}, or --password-file, or --no-auth")
+            });
+        };
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("--password-file {}: {error}", path.display()))?;
+        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+
+    fn shape(&self) -> Result<Shape, String> {
+        let shape = match self.shape.as_str() {
+            "auto" => Shape::Auto,
+            "tx" => Shape::Tx { pipelined_begin: self.pipeline_begin },
+            other => {
+                let rows = other.strip_prefix("rows:").and_then(|rows| rows.parse().ok());
+                let expected = || format!("--shape {other:?}: expected auto, tx or rows:N");
+                Shape::Rows { rows: rows.ok_or_else(expected)? }
+            }
+        };
+        match shape {
+            Shape::Auto | Shape::Rows { .. } if self.pipeline_begin => {
+                Err(format!("--pipeline-begin needs --shape tx, not {shape}"))
+            }
+            _ => Ok(shape),
+        }
+    }
+}
+
+fn split_pair(option: &str, text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => {
+            Ok((name.to_owned(), value.to_owned()))
+        }
+        _ => Err(format!("{option} {text:?}: expected NAME=VALUE")),
+    }
+}
+
+fn parse_version(text: &str) -> Result<Version, String> {
+    text.parse().map_err(|error| format!("--bolt: {error}"))
+}
+
+fn parse_process(text: &str) -> Result<Process, String> {
+    let (target, pid) = split_pair("--pid", text)?;
+    let pid = pid.parse().map_err(|_| format!("--pid {text:?}: expected a process number"))?;
+    Ok(Process { target, pid })
+}
+
+fn parse_seconds(option: &str, seconds: f64) -> Result<Duration, String> {
+    if seconds > 0.0 && seconds <= SECONDS_MAX {
+        Ok(Duration::from_secs_f64(seconds))
+    } else {
+        Err(format!("{option} {seconds}: expected more than 0 seconds and at most a year"))
+    }
+}
+
+/// CPUs by number and range, as taskset takes them.
+fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
+    let wrong = || format!("--cpus {text:?}: expected a list like 2,3 or 4-7");
+    let allowed = boltmux::transport::runtime::allowed_cpus();
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let first: usize = first.parse().map_err(|_| wrong())?;
+        let last: usize = last.parse().map_err(|_| wrong())?;
+        // Checked before the range is walked, which may be written as long as one likes.
+        if first > last || !allowed.contains(&first) || !allowed.contains(&last) {
+            return Err(format!("--cpus {text:?}: this process may use {allowed:?}"));
+        }
+        cpus.extend(first..=last);
+    }
+    Ok(cpus)
+}
+
+/// `bolt://HOST[:PORT]` or `HOST[:PORT]`; the first address the name has.
+fn resolve(uri: &str) -> Result<SocketAddr, String> {
+    let authority = match uri.split_once("://") {
+        Some(("bolt", authority)) => authority,
+        Some((scheme, _)) => {
+            return Err(format!("{uri}: scheme {scheme} is not supported; use bolt://HOST:PORT"));
+        }
+        None => uri,
+    };
+    let authority = authority.trim_end_matches('/');
+    let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
+        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
+    });
+    let with_port = if has_port { authority.to_owned() } else { format!("{authority}:{PORT}") };
+    #[expect(clippy::disallowed_methods, reason = "names are resolved once, before the run")]
+    let addresses = with_port.to_socket_addrs();
+    let mut addresses = addresses.map_err(|error| format!("{uri}: {error}"))?;
+    addresses.next().ok_or_else(|| format!("{uri}: the name has no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(words: &str) -> Result<Plan, Vec<String>> {
+        let words = ["boltload"].into_iter().chain(words.split_whitespace());
+        Arguments::try_parse_from(words).expect("known options").to_plan()
+    }
+
+    #[test]
+    fn a_whole_command_line_becomes_a_plan() {
+        let plan = plan(
+            "--target direct=bolt://127.0.0.1:7001 --target mux=[::1]:7002 --pass secret-for-test \
+             --shape tx --pipeline-begin --rounds 4 --seconds 4 --clients 8 --threads 2 --cpus 0 \
+             --pid mux=42 --bolt 5.4 --fetch-size -1 --read --database movies",
+        )
+        .unwrap();
+        let names: Vec<_> = plan.targets.iter().map(|target| target.name.as_str()).collect();
+        assert_eq!(names, ["direct", "mux"]);
+        assert_eq!(plan.targets[0].address, "127.0.0.1:7001".parse().unwrap());
+        assert_eq!(plan.targets[1].address, "[::1]:7002".parse().unwrap());
+        assert_eq!(plan.targets[1].password, "secret-for-test");
+        assert_eq!(plan.targets[0].version, Some(Version::new(5, 4)));
+        assert_eq!(plan.shape, Shape::Tx { pipelined_begin: true });
+        assert_eq!(plan.slot, Duration::from_millis(500));
+        assert_eq!(plan.processes, [Process { target: "mux".into(), pid: 42 }]);
+        assert_eq!((plan.fetch_size, plan.is_read, plan.cpus), (-1, true, vec![0]));
+        assert_eq!(plan.database.as_deref(), Some("movies"));
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let mistakes = plan(
+            "--target nonsense --uri neo4j://h --pass x --shape rows:x --pid a --bolt 9.9 \
+             --seconds 0 --cpus 3-x --request-timeout 0",
+        );
+        let mistakes = mistakes.unwrap_err().join("\n");
+        for part in ["nonsense", "neo4j", "rows:x", "--pid", "9.9", "--seconds", "--cpus"] {
+            assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
+        }
+        assert!(mistakes.contains("--request-timeout"));
+    }
+
+    #[test]
+    fn the_port_is_optional() {
+        assert_eq!(resolve("bolt://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
+        assert_eq!(resolve("127.0.0.1:9/"), Ok(([127, 0, 0, 1], 9).into()));
+        assert_eq!(resolve("bolt://[::1]"), Ok("[::1]:7687".parse().unwrap()));
+    }
+}

@@ -1,0 +1,252 @@
+//! One client: connects, logs in, asks, and starts over when it loses its connection.
+//!
+//! Closed loop: the next request starts when the last one is answered. Nothing is repeated
+//! silently: what fails is counted and the next request is another one.
+
+use super::request::Nonce;
+use super::script::Script;
+use super::session::{Event, Outcome, Session};
+use super::worker::{NEVER, Order, Worker};
+use crate::transport::buffer::Chunk;
+use crate::transport::conn::Conn;
+use crate::wire::message;
+use bytes::BytesMut;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+/// Pause after a failed connect, doubled with each one; a server that restarts is not to be
+/// flooded.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+pub struct Client {
+    worker: Rc<Worker>,
+    script: Rc<Script>,
+    target: usize,
+    /// Tries the login before all others of its target.
+    is_first: bool,
+    /// Where its deadline is kept.
+    slot: usize,
+    nonce: Nonce,
+    link: Option<Link>,
+    /// What is to be sent; the kernel has read the last bytes long before the next are written, so
+    /// that its memory is used again.
+    out: BytesMut,
+}
+
+/// A connection that is logged in.
+struct Link {
+    conn: Conn,
+    session: Session,
+}
+
+/// Why there is no answer; the text is what the report counts.
+type Lost = String;
+
+impl Client {
+    pub fn new(
+        worker: Rc<Worker>,
+        script: Rc<Script>,
+        run: u32,
+        number: u32,
+        target: usize,
+        slot: usize,
+    ) -> Client {
+        let is_first = number as usize == target * worker.plan.clients;
+        let nonce = Nonce::new(run, number);
+        let (link, out) = (None, BytesMut::new());
+        Client { worker, script, target, is_first, slot, nonce, link, out }
+    }
+
+    /// From the first order to the last.
+    pub async fn live(mut self) {
+        let mut seen = 0;
+        loop {
+            let (number, order) = self.next_order(seen).await;
+            seen = number;
+            match order {
+                Order::Try { .. } if !self.is_first => {}
+                Order::Try { .. } | Order::Connect { .. } => {
+                    if self.link.is_none() {
+                        self.connect().await;
+                    }
+                }
+                Order::Run { .. } => self.ask_until_stopped().await,
+                Order::Stop => {}
+                Order::End => self.end().await,
+            }
+            self.worker.done();
+            if order == Order::End {
+                return;
+            }
+        }
+    }
+
+    /// Waits for an order; a connection that ends meanwhile is counted and given up.
+    async fn next_order(&mut self, seen: u64) -> (u64, Order) {
+        loop {
+            let event = poll_fn(|cx| {
+                if let Poll::Ready(order) = self.worker.poll_order(self.target, self.slot, seen, cx)
+                {
+                    return Poll::Ready(Some(order));
+                }
+                match &mut self.link {
+                    Some(link) => link.poll_unasked(cx).map(|()| None),
+                    None => Poll::Pending,
+                }
+            });
+            match event.await {
+                Some(order) => return order,
+                None => {
+                    self.link = None;
+                    self.worker.tally(self.target).error("lost: closed while idle");
+                }
+            }
+        }
+    }
+
+    async fn ask_until_stopped(&mut self) {
+        let mut pause = PAUSE_MIN;
+        let mut now = self.worker.driver.now();
+        while now < self.worker.stop_at() {
+            if self.link.is_none() && !self.connect().await {
+                let rest = self.worker.stop_at().saturating_sub(self.worker.driver.now());
+                self.worker.driver.sleep(pause.min(rest)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                now = self.worker.driver.now();
+                continue;
+            }
+            pause = PAUSE_MIN;
+            let started = now;
+            self.worker.set_deadline(self.slot, started + self.worker.plan.request_timeout);
+            let answer = self.ask().await;
+            now = self.worker.driver.now();
+            self.count(answer, now - started, now <= self.worker.stop_at());
+        }
+        self.worker.set_deadline(self.slot, NEVER);
+    }
+
+    fn count(&mut self, answer: Result<Outcome, Lost>, latency: Duration, is_in_time: bool) {
+        let mut tally = self.worker.tally(self.target);
+        match answer {
+            Ok(Outcome::Fine { records }) => return tally.answered(latency, records, is_in_time),
+            Ok(Outcome::Failure(code)) => return tally.error(code),
+            // Whose answers come here now nobody knows: a new connection.
+            Ok(Outcome::Mismatch) => tally.mismatches += 1,
+            Err(lost) => tally.error(lost),
+        }
+        drop(tally);
+        self.drop_link();
+    }
+
+    /// One request and its whole answer.
+    async fn ask(&mut self) -> Result<Outcome, Lost> {
+        let link = self.link.as_mut().expect("connected before");
+        link.session.ask(&mut self.out);
+        self.nonce = link.session.nonce();
+        send(&link.conn, &mut self.out);
+        loop {
+            if let Event::Answered(outcome) =
+                link.step(&self.worker, self.slot, &mut self.out).await?
+            {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Connects and logs in; false, and counted, if that fails.
+    async fn connect(&mut self) -> bool {
+        self.worker.enter_login().await;
+        let limit = self.worker.driver.now() + self.worker.plan.connect_timeout;
+        self.worker.set_deadline(self.slot, limit);
+        let result = self.log_in().await;
+        self.worker.set_deadline(self.slot, NEVER);
+        self.worker.leave_login();
+        let result = result.map(|link| {
+            self.worker.version.set(link.session.version());
+            self.link = Some(link);
+        });
+        result.map_err(|lost| self.worker.tally(self.target).error(lost)).is_ok()
+    }
+
+    async fn log_in(&mut self) -> Result<Link, Lost> {
+        self.out.clear();
+        let mut dial = pin!(self.worker.driver.dial(self.script.target().address));
+        let dialed = poll_fn(|cx| match dial.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => self.worker.poll_deadline(self.slot, cx).map(|()| None),
+        });
+        let dialed = dialed.await.ok_or("connect: timed out")?;
+        let conn = dialed.map_err(|error| format!("connect: {error}"))?;
+        let session = Session::new(self.script.clone(), self.nonce);
+        let mut link = Link { conn, session };
+        link.session.open(&mut self.out);
+        send(&link.conn, &mut self.out);
+        loop {
+            let event = link.step(&self.worker, self.slot, &mut self.out).await;
+            if event.map_err(|lost| format!("login: {lost}"))? == Event::LoggedIn {
+                return Ok(link);
+            }
+        }
+    }
+
+    /// Gives the connection up at once.
+    fn drop_link(&mut self) {
+        self.link = None;
+        self.out.clear();
+    }
+
+    async fn end(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.conn.send([Chunk::from_static(message::GOODBYE)]);
+            link.conn.close().await;
+        }
+    }
+}
+
+impl Link {
+    /// The next bytes of the server, and what they lead to.
+    async fn step(
+        &mut self,
+        worker: &Worker,
+        slot: usize,
+        out: &mut BytesMut,
+    ) -> Result<Event, Lost> {
+        let received = poll_fn(|cx| match self.conn.poll_recv(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => worker.poll_deadline(slot, cx).map(|()| None),
+        });
+        let received = received.await.ok_or("lost: no answer in time")?;
+        let chunk = received.map_err(|error| format!("lost: {error}"))?;
+        let chunk = chunk.ok_or("lost: closed by the server")?;
+        let event = self.session.take(&chunk, out).map_err(|fault| fault.to_string())?;
+        send(&self.conn, out);
+        Ok(event)
+    }
+
+    /// Ready when the connection has ended or brings what nobody asked for; no-ops are fine.
+    fn poll_unasked(&mut self, cx: &std::task::Context<'_>) -> Poll<()> {
+        let mut nothing = BytesMut::new();
+        loop {
+            match self.conn.poll_recv(cx) {
+                Poll::Ready(Ok(Some(chunk))) => {
+                    if self.session.take(&chunk, &mut nothing).is_err() {
+                        return Poll::Ready(());
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Queues what was written, if anything.
+fn send(conn: &Conn, out: &mut BytesMut) {
+    if !out.is_empty() {
+        conn.send([Chunk::from(out.split().freeze())]);
+    }
+}

@@ -1,0 +1,329 @@
+//! Runs a plan: starts the threads, gives them their orders round by round, gathers what they
+//! counted.
+//!
+//! Blocks its caller and does nothing else; everything it waits for ends by itself, since every
+//! wait of a client has a deadline.
+
+use super::cpu;
+use super::plan::Plan;
+use super::report::{Measurement, Report};
+use super::rounds;
+use super::tally::Tally;
+use super::worker::{self, Assignment, Order, Reply};
+use crate::transport::driver::DriverHandle;
+use crate::transport::runtime::JoinHandle;
+use crate::wire::version::Version;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+/// How often progress is told and the wish to stop is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// A thread that is silent for so long beyond all its deadlines has died.
+const GRACE: Duration = Duration::from_secs(10);
+/// Rings, event descriptors and standard streams; measured: 14 for one thread, 9 for each more.
+const FILES_RESERVE: usize = 32;
+
+/// How far a run is.
+#[derive(Clone, Debug)]
+pub struct Progress<'a> {
+    /// What is being done at the moment, and with which target.
+    pub target: &'a str,
+    pub is_connecting: bool,
+    /// From 0.
+    pub round: usize,
+    pub rounds: usize,
+    /// Measured time of this target in this round so far, of the run so far, and of the whole run.
+    pub in_slot: Duration,
+    pub elapsed: Duration,
+    pub total: Duration,
+    /// Answered in this round by this target so far, as of some milliseconds ago.
+    pub requests: u64,
+}
+
+/// Measures what `plan` says. Blocks until it is done or `plan.stop` is set, and tells `progress`
+/// about ten times a second. The error says what is wrong with the plan or why nothing could be
+/// measured.
+pub fn run(plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
+    let mut mistakes = plan.mistakes();
+    mistakes.extend(too_many_files(plan));
+    if !mistakes.is_empty() {
+        return Err(mistakes.join("\n"));
+    }
+    let mut conductor = Conductor::start(plan)?;
+    let result = conductor.measure(progress);
+    conductor.end();
+    result
+}
+
+struct Conductor<'a> {
+    plan: &'a Plan,
+    threads: Vec<Thread>,
+    replies: Receiver<(usize, Reply)>,
+    versions: Vec<Option<Version>>,
+}
+
+struct Thread {
+    orders: Sender<Order>,
+    handle: Option<DriverHandle>,
+    live: Arc<AtomicU64>,
+    join: Option<JoinHandle<()>>,
+}
+
+impl<'a> Conductor<'a> {
+    fn start(plan: &'a Plan) -> Result<Conductor<'a>, String> {
+        let (sender, replies) = mpsc::channel();
+        // A fresh hasher's seed is random: answers of another run must not pass for this one's.
+        let run = RandomState::new().hash_one(0) as u32;
+        let versions = vec![None; plan.targets.len()];
+        let mut conductor = Conductor { plan, threads: Vec::new(), replies, versions };
+        for thread in 0..plan.threads {
+            let (orders, receiver) = mpsc::channel();
+            let live = Arc::new(AtomicU64::new(0));
+            let assignment = Assignment {
+                plan: plan.clone(),
+                run,
+                thread,
+                orders: receiver,
+                replies: sender.clone(),
+                live: live.clone(),
+            };
+            let join = worker::start(assignment)
+                .map_err(|error| format!("cannot start load thread {thread}: {error}"))?;
+            conductor.threads.push(Thread { orders, handle: None, live, join: Some(join) });
+        }
+        drop(sender);
+        match conductor.wait_until_ready() {
+            Ok(()) => Ok(conductor),
+            Err(error) => {
+                conductor.end();
+                Err(error)
+            }
+        }
+    }
+
+    fn wait_until_ready(&mut self) -> Result<(), String> {
+        let mut failed = Ok(());
+        for _ in 0..self.threads.len() {
+            match self.replies.recv_timeout(GRACE) {
+                Ok((thread, Reply::Ready(handle))) => self.threads[thread].handle = Some(handle),
+                Ok((thread, Reply::Failed(error))) => {
+                    failed = Err(format!("load thread {thread}: {error}"));
+                }
+                Ok(_) => return Err("a load thread answered what was not asked".into()),
+                Err(_) => return Err("a load thread did not start".into()),
+            }
+        }
+        failed
+    }
+
+    fn measure(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
+        let plan = self.plan;
+        let mut cpu_used = cpu::time_used(std::process::id()).ok().map(|_| Duration::ZERO);
+        let mut measurements: Vec<Measurement> = Vec::new();
+        let mut early = vec![Tally::default(); plan.targets.len()];
+        for (target, early) in early.iter_mut().enumerate() {
+            for order in [Order::Try { target }, Order::Connect { target }] {
+                let tally = self.connect(order, target, 0, &measurements, progress)?;
+                refuse_lame_start(plan, target, &tally)?;
+            }
+            if !plan.warm_up.is_zero() && !self.is_stopped() {
+                // Only what went wrong counts: it is told with the first round.
+                let warm = self.measure_one(target, 0, plan.warm_up, &measurements, progress)?;
+                early.errors = warm.tally.errors;
+                early.mismatches = warm.tally.mismatches;
+            }
+        }
+        'run: for round in 0..plan.rounds {
+            for target in rounds::order(round, plan.targets.len()) {
+                if self.is_stopped() {
+                    break 'run;
+                }
+                // What was lost since its last round is connected again before the clock starts.
+                let order = Order::Connect { target };
+                let before = self.connect(order, target, round, &measurements, progress)?;
+                let own = cpu::time_used(std::process::id()).ok();
+                let mut measured =
+                    self.measure_one(target, round, plan.slot, &measurements, progress)?;
+                measured.tally.add(&before);
+                measured.tally.add(&std::mem::take(&mut early[target]));
+                cpu_used = cpu_used
+                    .zip(own)
+                    .zip(cpu::time_used(std::process::id()).ok())
+                    .map(|((sum, before), after)| sum + after.saturating_sub(before));
+                measurements.push(measured);
+            }
+        }
+        Ok(Report::new(plan, measurements, &self.versions, cpu_used))
+    }
+
+    fn connect(
+        &mut self,
+        order: Order,
+        target: usize,
+        round: usize,
+        done: &[Measurement],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Tally, String> {
+        self.order(order);
+        let place = Place { target, round, is_connecting: true };
+        // Logins queue on each thread, and each may take its whole time.
+        let limit = self.plan.connect_timeout * (self.plan.clients as u32);
+        let mut sum = Tally::default();
+        for reply in self.gather(place, limit, done, progress)? {
+            if let Reply::Connected { tally, version } = reply {
+                sum.add(&tally);
+                self.versions[target] = version.or(self.versions[target]);
+            }
+        }
+        Ok(sum)
+    }
+
+    fn measure_one(
+        &mut self,
+        target: usize,
+        round: usize,
+        time: Duration,
+        done: &[Measurement],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Measurement, String> {
+        let plan = self.plan;
+        let before = self.cpu_of(target)?;
+        self.order(Order::Run { target, time });
+        let place = Place { target, round, is_connecting: false };
+        let limit = time + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
+        let replies = self.gather(place, limit, done, progress)?;
+        let cpu = before.zip(self.cpu_of(target)?);
+        let (mut sum, mut longest) = (Tally::default(), Duration::ZERO);
+        for reply in replies {
+            if let Reply::Measured { tally, time } = reply {
+                sum.add(&tally);
+                longest = longest.max(time);
+            }
+        }
+        Ok(Measurement {
+            round,
+            target,
+            time: longest,
+            tally: sum,
+            cpu: cpu.map(|(before, after)| after.saturating_sub(before)),
+        })
+    }
+
+    fn cpu_of(&self, target: usize) -> Result<Option<Duration>, String> {
+        let name = &self.plan.targets[target].name;
+        let own = self.plan.processes.iter().filter(|process| process.target == *name);
+        let times = own.map(|process| cpu::time_used(process.pid));
+        let times: Vec<Duration> = times.collect::<Result<_, String>>()?;
+        Ok((!times.is_empty()).then(|| times.into_iter().sum()))
+    }
+
+    fn order(&self, order: Order) {
+        for thread in &self.threads {
+            // A thread that is gone shows when its reply is missing.
+            let _ = thread.orders.send(order);
+            if let Some(handle) = &thread.handle {
+                handle.ring();
+            }
+        }
+    }
+
+    /// One reply of every thread; tells progress meanwhile, and passes the wish to stop on, once.
+    fn gather(
+        &self,
+        place: Place,
+        limit: Duration,
+        done: &[Measurement],
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Vec<Reply>, String> {
+        let started = now();
+        let (mut replies, mut has_stopped) = (Vec::new(), false);
+        while replies.len() < self.threads.len() {
+            match self.replies.recv_timeout(LOOK) {
+                Ok((_, reply)) => replies.push(reply),
+                Err(RecvTimeoutError::Disconnected) => return Err("all load threads died".into()),
+                Err(RecvTimeoutError::Timeout) if started.elapsed() > limit + GRACE => {
+                    return Err("a load thread does not answer any more".into());
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if self.is_stopped() && !std::mem::replace(&mut has_stopped, true) {
+                self.order(Order::Stop);
+            }
+            progress(self.progress(place, started.elapsed(), done));
+        }
+        Ok(replies)
+    }
+
+    fn progress(&self, place: Place, running: Duration, done: &[Measurement]) -> Progress<'a> {
+        let plan = self.plan;
+        let measured: Duration = done.iter().map(|measurement| measurement.time).sum();
+        let running = if place.is_connecting { Duration::ZERO } else { running.min(plan.slot) };
+        Progress {
+            target: &plan.targets[place.target].name,
+            is_connecting: place.is_connecting,
+            round: place.round,
+            rounds: plan.rounds,
+            in_slot: running,
+            elapsed: measured + running,
+            total: plan.slot * (plan.rounds * plan.targets.len()) as u32,
+            requests: self.threads.iter().map(|thread| thread.live.load(Ordering::Relaxed)).sum(),
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.plan.stop.load(Ordering::Relaxed)
+    }
+
+    /// Ends all threads: GOODBYE on every connection, and joins those that still answer.
+    fn end(&mut self) {
+        self.order(Order::End);
+        for thread in &mut self.threads {
+            // A thread that never got ready has ended by itself, or nobody knows how to wake it.
+            if let Some(join) = thread.join.take().filter(|_| thread.handle.is_some()) {
+                // What it panicked of is on standard error; the missing reply was reported.
+                let _ = join.join();
+            }
+        }
+    }
+}
+
+/// The conductor stands on a thread of its own, beside all executors; it times nothing it reports.
+#[expect(clippy::disallowed_methods, reason = "no driver, and so no driver's clock, is here")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// Which part of the run is under way.
+#[derive(Clone, Copy)]
+struct Place {
+    target: usize,
+    round: usize,
+    is_connecting: bool,
+}
+
+/// Every client is an open file; what else the process has open is in the reserve.
+fn too_many_files(plan: &Plan) -> Option<String> {
+    let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let limit: usize = line.split_ascii_whitespace().next()?.parse().ok()?;
+    let needed = plan.clients * plan.targets.len() + FILES_RESERVE * (plan.threads + 1);
+    (needed > limit).then(|| {
+        format!("{needed} open files are needed, {limit} are allowed; raise it with ulimit -n")
+    })
+}
+
+/// A target that not all clients can log in to at the start is not worth measuring.
+fn refuse_lame_start(plan: &Plan, target: usize, tally: &Tally) -> Result<(), String> {
+    if tally.errors.is_empty() {
+        return Ok(());
+    }
+    let target = &plan.targets[target];
+    let kinds: Vec<String> =
+        tally.errors.iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
+    let (name, address, kinds) = (&target.name, target.address, kinds.join(", "));
+    Err(format!("target {name} at {address}: not all clients could log in: {kinds}"))
+}

@@ -1,0 +1,234 @@
+//! Whole runs against a small server of threads that can be told to misbehave.
+
+use super::*;
+use crate::wire::chunk::{Scanner, chunked, payload};
+use crate::wire::message::{IGNORED, SUCCESS_EMPTY, tag};
+use crate::wire::packstream::Writer;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// What goes wrong with every so-many-th request of the whole server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    Nothing,
+    Close,
+    Failure,
+    /// The record holds another request's nonce.
+    Foreign,
+    Silence,
+}
+
+const EVERY: u64 = 50;
+
+/// Accepts until the test's process ends; returns its address.
+fn serve(fault: Fault) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let requests = Arc::new(AtomicU64::new(0));
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let requests = requests.clone();
+            thread::spawn(move || talk(stream.unwrap(), fault, &requests));
+        }
+    });
+    address
+}
+
+/// Ends with the connection, or with what the fault says.
+fn talk(mut stream: TcpStream, fault: Fault, requests: &AtomicU64) -> Option<()> {
+    let mut hello = [0; 20];
+    stream.read_exact(&mut hello).ok()?;
+    stream.write_all(&[0, 0, 4, 5]).ok()?;
+    let (mut scanner, mut held, mut buffer) = (Scanner::default(), Vec::new(), [0; 4096]);
+    let (mut nonce, mut is_failed) = ([0; 32], false);
+    loop {
+        let length = stream.read(&mut buffer).ok().filter(|length| *length > 0)?;
+        let mut input = &buffer[..length];
+        let mut answer = Vec::new();
+        while let Some(span) = scanner.next(input) {
+            held.extend_from_slice(&input[..span.length]);
+            input = &input[span.length..];
+            if !scanner.is_between_messages() {
+                continue;
+            }
+            let mut scratch = Vec::new();
+            let message = payload(&held, &mut scratch).to_vec();
+            held.clear();
+            match message[1] {
+                tag::GOODBYE => return None,
+                tag::RESET => {
+                    is_failed = false;
+                    answer.extend_from_slice(SUCCESS_EMPTY);
+                }
+                _ if is_failed => answer.extend_from_slice(IGNORED),
+                tag::RUN => {
+                    let at = message.windows(2).position(|pair| pair == [0xD0, 32])?;
+                    nonce.copy_from_slice(&message[at + 2..at + 34]);
+                    let count = requests.fetch_add(1, Ordering::Relaxed) + 1;
+                    match fault {
+                        _ if !count.is_multiple_of(EVERY) => {}
+                        Fault::Close => return None,
+                        Fault::Foreign => nonce[31] ^= 1,
+                        Fault::Silence => loop {
+                            stream.read(&mut buffer).ok().filter(|length| *length > 0)?;
+                        },
+                        Fault::Failure => {
+                            is_failed = true;
+                            answer.extend(failure());
+                            continue;
+                        }
+                        Fault::Nothing => {}
+                    }
+                    answer.extend_from_slice(SUCCESS_EMPTY);
+                }
+                tag::PULL => {
+                    answer.extend(chunked(&[&[0xB1, 0x71, 0x91, 0xD0, 32], &nonce[..]].concat()));
+                    answer.extend_from_slice(SUCCESS_EMPTY);
+                }
+                _ => answer.extend_from_slice(SUCCESS_EMPTY),
+            }
+        }
+        stream.write_all(&answer).ok()?;
+    }
+}
+
+fn failure() -> Vec<u8> {
+    let mut writer = Writer::new();
+    writer.struct_header(1, tag::FAILURE).map_header(2);
+    writer.string("code").string("Neo.TransientError.Test").string("message").string("no");
+    writer.into_message()
+}
+
+fn plan(addresses: &[SocketAddr]) -> Plan {
+    let target = |(place, address): (usize, &SocketAddr)| Target {
+        name: format!("target-{place}"),
+        address: *address,
+        user: "neo4j".into(),
+        password: "test-password".into(),
+        version: None,
+    };
+    Plan {
+        targets: addresses.iter().enumerate().map(target).collect(),
+        clients: 5,
+        threads: 2,
+        rounds: 2,
+        slot: Duration::from_millis(150),
+        request_timeout: Duration::from_millis(200),
+        ..Plan::default()
+    }
+}
+
+fn run_quietly(plan: &Plan) -> Report {
+    run(plan, &mut |_| {}).unwrap()
+}
+
+#[test]
+fn two_targets_are_measured_in_every_round_and_compared() {
+    let mut plan = plan(&[serve(Fault::Nothing), serve(Fault::Nothing)]);
+    plan.processes = vec![Process { target: "target-1".into(), pid: std::process::id() }];
+    let mut seen = Vec::new();
+    let report = run(&plan, &mut |progress| {
+        assert!(progress.elapsed <= progress.total);
+        seen.push((progress.round, progress.target.to_owned()));
+    });
+    let report = report.unwrap();
+    assert!(report.is_clean() && !report.was_stopped, "{}", report.to_table());
+    seen.dedup();
+    let order: Vec<_> = seen.iter().rev().take(4).rev().map(|place| place.1.as_str()).collect();
+    assert_eq!(order[1..], ["target-1", "target-1", "target-0"], "{seen:?}");
+    for target in &report.targets {
+        assert!(target.requests() > 100);
+        assert_eq!(target.tally.records, target.requests());
+        assert!(target.tally.latency.len() >= target.requests());
+        assert!(target.rounds.iter().all(|round| round.is_some_and(|round| round.requests > 0)));
+        assert_eq!(target.version.unwrap().to_string(), "5.4");
+    }
+    assert!(report.targets[0].ratios.is_none());
+    let rate = report.targets[1].ratios.as_ref().unwrap().rate.unwrap();
+    assert!(rate.low <= rate.median && rate.median <= rate.high && rate.low > 0.0);
+    assert!(report.targets[1].cpu.is_some());
+    let json = report.to_json();
+    assert_eq!(json["targets"][1]["rounds"].as_array().unwrap().len(), 2);
+    assert!(json["targets"][1]["ratio_to_first"]["p99"]["median"].is_number());
+    let table = report.to_table();
+    assert!(table.contains("target-1") && table.contains("CPU us/request"), "{table}");
+}
+
+#[test]
+fn transactions_are_whole_requests() {
+    for pipelined_begin in [false, true] {
+        let mut plan = plan(&[serve(Fault::Nothing)]);
+        plan.shape = Shape::Tx { pipelined_begin };
+        let report = run_quietly(&plan);
+        assert!(report.is_clean(), "{}", report.to_table());
+        assert!(report.targets[0].requests() > 100);
+    }
+}
+
+#[test]
+fn what_goes_wrong_is_counted_by_kind_and_the_run_goes_on() {
+    for (fault, kind) in [
+        (Fault::Close, "lost: closed by the server"),
+        (Fault::Failure, "Neo.TransientError.Test"),
+        (Fault::Silence, "lost: no answer in time"),
+    ] {
+        let report = run_quietly(&plan(&[serve(fault)]));
+        let target = &report.targets[0];
+        assert!(!report.is_clean() && !report.has_mismatches(), "{fault:?}");
+        assert!(target.requests() > EVERY, "{fault:?}: {}", report.to_table());
+        assert_eq!(target.errors().keys().collect::<Vec<_>>(), [kind]);
+        assert!(report.to_table().contains(kind));
+    }
+}
+
+#[test]
+fn an_answer_of_another_request_is_a_mismatch() {
+    let report = run_quietly(&plan(&[serve(Fault::Foreign)]));
+    assert!(report.has_mismatches() && !report.is_clean());
+    assert!(report.targets[0].errors().is_empty(), "{}", report.to_table());
+    assert!(report.targets[0].requests() > EVERY);
+}
+
+#[test]
+fn a_warm_up_counts_only_what_goes_wrong() {
+    let mut plan = plan(&[serve(Fault::Foreign)]);
+    (plan.warm_up, plan.clients, plan.threads) = (Duration::from_millis(300), 1, 1);
+    (plan.rounds, plan.slot) = (1, Duration::from_millis(1));
+    let report = run_quietly(&plan);
+    let target = &report.targets[0];
+    assert!(target.mismatches() > target.requests() / EVERY, "{}", report.to_table());
+    assert_eq!(target.tally.records, target.requests());
+    assert!(target.seconds < 0.1);
+}
+
+#[test]
+fn a_wish_to_stop_ends_the_run_with_what_was_measured() {
+    let mut plan = plan(&[serve(Fault::Nothing)]);
+    plan.slot = Duration::from_secs(60);
+    plan.stop = Arc::new(AtomicBool::new(false));
+    let stop = plan.stop.clone();
+    let report = run(&plan, &mut |progress| {
+        if progress.requests > 0 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let report = report.unwrap();
+    assert!(report.targets[0].seconds < 30.0);
+    assert!(report.was_stopped && report.is_clean(), "{}", report.to_table());
+}
+
+#[test]
+fn a_target_that_nobody_can_log_in_to_is_an_error() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = run(&plan(&[free]), &mut |_| {}).unwrap_err();
+    assert!(error.contains("target-0") && error.contains("1 x connect: Connection refused"));
+    let many = Plan { clients: 60_000, ..plan(&vec![free; 400]) };
+    let error = run(&many, &mut |_| {}).unwrap_err();
+    assert!(error.contains("ulimit -n"), "{error}");
+    let error = run(&Plan::default(), &mut |_| {}).unwrap_err();
+    assert!(error.contains("no target"), "{error}");
+}

@@ -1,0 +1,238 @@
+//! A server connection from its dial to READY, and its end: the shell around one socket.
+
+use crate::backend::identity::Identity;
+use crate::backend::pool::DialFailure;
+use crate::transport::conn::Conn;
+use crate::transport::driver::Driver;
+use crate::wire::chunk::{self, Head, Kind, Scanner};
+use crate::wire::handshake::{self, Choice};
+use crate::wire::message::{
+    Failure, GOODBYE, HelloSuccess, LogonSuccess, ServerHello, encode_hello, encode_logon, tag,
+};
+use crate::wire::version::Version;
+use bytes::Bytes;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use zeroize::Zeroizing;
+
+/// What boltmux calls itself towards servers; their listings show it.
+pub const AGENT: &str = concat!("boltmux/", env!("CARGO_PKG_VERSION"));
+/// Longest answer to HELLO or LOGON that is read: real ones have less than 1 KiB.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Where and how to dial.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub addresses: Vec<SocketAddr>,
+    /// The server's own address, as its routing context should name it.
+    pub name: String,
+    /// For the connection and the handshake.
+    pub connect_within: Duration,
+    /// For HELLO and LOGON.
+    pub login_within: Duration,
+}
+
+/// A connection that is READY, and what its server said on the way.
+pub struct Dialed {
+    pub conn: Conn,
+    pub hello: HelloSuccess,
+    /// The user may only change the password.
+    pub credentials_expired: bool,
+}
+
+/// Why there is no connection.
+pub enum DialError {
+    /// As the pool is told.
+    Failed(DialFailure),
+    /// The server does not speak this version.
+    VersionRefused,
+}
+
+impl From<String> for DialError {
+    fn from(text: String) -> DialError {
+        DialError::Failed(DialFailure::Unreachable(text))
+    }
+}
+
+/// Connects, agrees on the identity's exact version, says HELLO and LOGON.
+pub async fn dial(
+    driver: &Rc<Driver>,
+    target: &Target,
+    identity: &Identity,
+) -> Result<Dialed, DialError> {
+    let version = identity.profile.version;
+    let greeting = async {
+        let conn = connect(driver, &target.addresses).await?;
+        if !is_raw(version) {
+            shake_hands(&conn, version).await?;
+        }
+        Ok::<Conn, DialError>(conn)
+    };
+    let conn = within(driver, target.connect_within, greeting)
+        .await
+        .unwrap_or_else(|| Err(format!("no answer within {:?}", target.connect_within).into()))?;
+    if is_raw(version) {
+        let hello = HelloSuccess::default();
+        return Ok(Dialed { conn, hello, credentials_expired: false });
+    }
+    let login = log_in(&conn, target, identity);
+    match within(driver, target.login_within, login).await {
+        Some(Ok((hello, credentials_expired))) => Ok(Dialed { conn, hello, credentials_expired }),
+        Some(Err(error)) => Err(error),
+        None => Err(format!("no answer to the login within {:?}", target.login_within).into()),
+    }
+}
+
+/// The identity of session mode's connections: nothing is said on them before the client speaks.
+pub fn is_raw(version: Version) -> bool {
+    version.major == 0
+}
+
+/// `None` when the time is over; the future is dropped then.
+pub async fn within<T>(
+    driver: &Rc<Driver>,
+    limit: Duration,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let timer = driver.sleep(limit);
+    futures_lite::future::or(async { Some(future.await) }, async {
+        timer.await;
+        None
+    })
+    .await
+}
+
+/// The first address that answers.
+async fn connect(driver: &Rc<Driver>, addresses: &[SocketAddr]) -> Result<Conn, DialError> {
+    let mut last = String::from("the name has no address");
+    for &address in addresses {
+        match driver.dial(address).await {
+            Ok(conn) => return Ok(conn),
+            Err(error) => last = format!("{address}: {error}"),
+        }
+    }
+    Err(last.into())
+}
+
+async fn shake_hands(conn: &Conn, version: Version) -> Result<(), DialError> {
+    conn.send([Bytes::copy_from_slice(&handshake::propose_exact(version)).into()]);
+    let mut answer = Vec::with_capacity(4);
+    while answer.len() < 4 {
+        match conn.recv().await {
+            Ok(Some(chunk)) => answer.extend_from_slice(&chunk),
+            Ok(None) => return Err(String::from("closed during the handshake").into()),
+            Err(error) => return Err(format!("handshake: {error}").into()),
+        }
+    }
+    let Ok(bytes) = <[u8; 4]>::try_from(&answer[..]) else {
+        return Err(String::from("more than a version came as answer to the handshake").into());
+    };
+    match handshake::parse_answer(&bytes) {
+        Ok(Choice::Version(chosen)) if chosen == version => Ok(()),
+        Ok(Choice::None) => Err(DialError::VersionRefused),
+        Ok(_) => Err(format!("expected Bolt {version}, the server chose another").into()),
+        Err(error) => Err(error.to_string().into()),
+    }
+}
+
+/// HELLO, and LOGON behind it without waiting, as drivers do.
+async fn log_in(
+    conn: &Conn,
+    target: &Target,
+    identity: &Identity,
+) -> Result<(HelloSuccess, bool), DialError> {
+    let profile = &identity.profile;
+    let has_logon = profile.version.has_logon();
+    let hello = ServerHello {
+        user_agent: AGENT,
+        bolt_agent: AGENT,
+        routing: profile.routing.as_deref().map(|entries| (target.name.as_str(), entries)),
+        utc_patch: profile.utc_patch,
+        notifications: &profile.notifications,
+        auth: (!has_logon).then_some(&identity.auth),
+    };
+    let mut bytes = Zeroizing::new(encode_hello(profile.version, &hello));
+    if has_logon {
+        bytes.extend_from_slice(&Zeroizing::new(encode_logon(&identity.auth)));
+    }
+    conn.send([Bytes::copy_from_slice(&bytes).into()]);
+    let mut answers = Answers::default();
+    let payload = answers.success(conn).await?;
+    let hello = HelloSuccess::parse(&payload).map_err(|error| error.to_string())?;
+    let mut credentials_expired = hello.credentials_expired;
+    if has_logon {
+        let payload = answers.success(conn).await?;
+        let logon = LogonSuccess::parse(&payload).map_err(|error| error.to_string())?;
+        credentials_expired |= logon.credentials_expired;
+    }
+    match answers.bytes.is_empty() {
+        true => Ok((hello, credentials_expired)),
+        false => Err(String::from("bytes came after the answer to the login").into()),
+    }
+}
+
+/// Reads summaries one by one.
+#[derive(Default)]
+struct Answers {
+    bytes: Vec<u8>,
+}
+
+impl Answers {
+    /// The payload of the next summary, if it is SUCCESS.
+    async fn success(&mut self, conn: &Conn) -> Result<Vec<u8>, DialError> {
+        let payload = self.next(conn).await?;
+        let head = match *payload {
+            [first, second, ..] => Head::of([first, second]),
+            _ => return Err(String::from("the answer is no Bolt message").into()),
+        };
+        match head.tag {
+            tag::SUCCESS => Ok(payload),
+            tag::FAILURE => match Failure::parse(&payload) {
+                Ok(failure) => Err(DialError::Failed(DialFailure::Refused(Box::new(failure)))),
+                Err(error) => Err(error.to_string().into()),
+            },
+            other => Err(format!("expected SUCCESS, got {}", tag::name(other)).into()),
+        }
+    }
+
+    async fn next(&mut self, conn: &Conn) -> Result<Vec<u8>, DialError> {
+        loop {
+            if let Some(message) = self.take() {
+                return Ok(message);
+            }
+            if self.bytes.len() > ANSWER_BYTES_MAX {
+                return Err(String::from("the answer to the login is too long").into());
+            }
+            match conn.recv().await {
+                Ok(Some(chunk)) => self.bytes.extend_from_slice(&chunk),
+                Ok(None) => return Err(String::from("closed during the login").into()),
+                Err(error) => return Err(format!("login: {error}").into()),
+            }
+        }
+    }
+
+    /// A complete message off the front; no-op chunks are dropped.
+    fn take(&mut self) -> Option<Vec<u8>> {
+        loop {
+            let span = Scanner::default().next(&self.bytes)?;
+            match span.kind {
+                Kind::Noop => drop(self.bytes.drain(..span.length)),
+                Kind::Message { ends: false, .. } => return None,
+                Kind::Message { .. } => {
+                    let wire: Vec<u8> = self.bytes.drain(..span.length).collect();
+                    return Some(chunk::payload(&wire, &mut Vec::new()).to_vec());
+                }
+            }
+        }
+    }
+}
+
+/// GOODBYE, then a clean close: the server's end-of-file or a second.
+pub async fn close(conn: Conn, says_goodbye: bool) {
+    if says_goodbye {
+        conn.send([crate::transport::buffer::Chunk::from_static(GOODBYE)]);
+    }
+    conn.close().await;
+}

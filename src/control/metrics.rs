@@ -1,0 +1,181 @@
+//! The metrics as text for Prometheus (OpenMetrics 1.0), made anew of plain counts at each request.
+//!
+//! Families are tables: a name, a help text, and where in `ShardCounters` the number is. Counts are
+//! summed over the shards; per shard there is only what shows an uneven spread.
+
+use crate::backend::Discard;
+use crate::counters::ShardCounters;
+use crate::relay::close::CloseReason;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const PREFIX: &str = "boltmux";
+
+/// Everything that one answer tells.
+#[derive(Clone, Debug, Default)]
+pub struct Scrape {
+    /// The latest counts, by shard.
+    pub shards: Vec<ShardCounters>,
+    /// Host and port, as configured.
+    pub server: String,
+    pub is_reachable: bool,
+    /// Of the whole process.
+    pub permits_taken: u32,
+    pub permits_limit: u32,
+}
+
+/// The whole text.
+pub fn render(scrape: Scrape) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix(PREFIX);
+    registry.register_collector(Box::new(scrape));
+    let mut body = String::new();
+    text::encode(&mut body, &registry)?;
+    Ok(body)
+}
+
+type Field = fn(&ShardCounters) -> u64;
+/// Name without prefix and `_total`, help, number.
+type Family = (&'static str, &'static str, Field);
+
+const COUNTERS: &[Family] = &[
+    ("relayed_bytes", "Bytes received from either side", |c| c.relayed_bytes),
+    ("copied_bytes", "Bytes of those that were copied in user space", |c| c.copied_bytes),
+    ("clients_accepted", "Clients accepted", |c| c.accepted),
+    ("accept_pauses", "Times that accepting paused for want of descriptors", |c| c.accept_pauses),
+    ("leases_acquired", "Server connections lent to clients", |c| c.leases_acquired),
+    ("leases_returned", "Server connections given back by clients", |c| c.leases_returned),
+    ("leases_waited", "Leases that a client had to wait for", |c| c.leases_waited),
+    ("leases_returned_twice", "Returns of a lease already returned: a defect", |c| {
+        c.double_returns
+    }),
+    ("dial_failures", "Dials or logins to the server that failed", |c| c.dial_failures),
+    ("failures_made", "FAILUREs that boltmux itself has answered", |c| c.failures_made),
+    ("over_budget", "Connections that failed for want of heap budget", |c| c.over_budget),
+    ("ring_enters", "System calls of the private rings", |c| c.enters),
+];
+
+/// Counters with the server as label.
+const SERVER_COUNTERS: &[Family] = &[
+    ("server_opened", "Server connections opened", |c| c.servers_opened),
+    ("server_closed", "Server connections closed", |c| c.servers_closed),
+    ("server_lent", "Idle server connections lent to another shard", |c| c.servers_lent),
+    ("server_borrowed", "Idle server connections borrowed from another shard", |c| {
+        c.servers_borrowed
+    }),
+];
+
+const CLIENT_STATES: &[(&str, Field)] =
+    &[("login", |c| c.clients_logging_in), ("serving", |c| c.clients_serving)];
+
+const SERVER_STATES: &[(&str, Field)] =
+    &[("leased", |c| c.servers_leased), ("idle", |c| c.servers_idle), ("busy", |c| c.servers_busy)];
+
+/// One number of a family, and its labels.
+type Sample<'a, const N: usize> = ([(&'a str, &'a str); N], u64);
+
+impl Scrape {
+    fn sum(&self, field: Field) -> u64 {
+        self.shards.iter().map(field).sum()
+    }
+
+    fn clients(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let states = CLIENT_STATES.iter().map(|(state, field)| ([("state", *state)], *field));
+        let samples = states.map(|(labels, field)| (labels, self.sum(field)));
+        gauge(encoder, "client_connections", "Clients connected now", samples)?;
+        let waiting = [([], self.sum(|c| c.clients_waiting))];
+        let help = "Clients, of those connected, that wait for a server connection now";
+        gauge(encoder, "clients_waiting", help, waiting)?;
+        let numbers: Vec<String> = (0..self.shards.len()).map(|shard| shard.to_string()).collect();
+        let shards = numbers.iter().zip(&self.shards);
+        let samples = shards.map(|(number, counts)| {
+            ([("shard", number.as_str())], counts.clients_logging_in + counts.clients_serving)
+        });
+        gauge(encoder, "shard_client_connections", "Clients connected now, by shard", samples)?;
+        let reasons = CloseReason::ALL.iter().enumerate();
+        let samples = reasons.map(|(index, reason)| {
+            let count = self.shards.iter().map(|counts| counts.closed[index]).sum();
+            ([("reason", reason.name())], count)
+        });
+        counter(encoder, "closed", "Client connections closed", samples)
+    }
+
+    fn servers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let server = ("server", self.server.as_str());
+        let states = SERVER_STATES.iter();
+        let samples = states.map(|(state, field)| ([server, ("state", state)], self.sum(*field)));
+        gauge(encoder, "server_connections", "Server connections now", samples)?;
+        let limit = [([server], u64::from(self.permits_limit))];
+        gauge(encoder, "server_connections_limit", "Server connections allowed at once", limit)?;
+        let taken = [([server], u64::from(self.permits_taken))];
+        let help = "Permits for server connections taken now, those of dials and probes included";
+        gauge(encoder, "server_permits_taken", help, taken)?;
+        let reachable = [([server], u64::from(self.is_reachable))];
+        gauge(encoder, "server_reachable", "Whether the last probe succeeded", reachable)?;
+        for (name, help, field) in SERVER_COUNTERS {
+            counter(encoder, name, help, [([server], self.sum(*field))])?;
+        }
+        let reasons = Discard::ALL.iter().enumerate();
+        let samples = reasons.map(|(index, reason)| {
+            let count = self.shards.iter().map(|counts| counts.discarded[index]).sum();
+            ([("reason", reason.name())], count)
+        });
+        counter(encoder, "server_discarded", "Server connections not kept", samples)
+    }
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let build = [([("version", env!("CARGO_PKG_VERSION"))], 1)];
+        gauge(&mut encoder, "build_info", "This program; always 1", build)?;
+        for (name, help, field) in COUNTERS {
+            counter(&mut encoder, name, help, [([], self.sum(*field))])?;
+        }
+        let heap = [([], self.sum(|c| c.heap_bytes))];
+        let help = "Bytes held now outside the buffers of the rings";
+        gauge(&mut encoder, "heap_bytes", help, heap)?;
+        self.clients(&mut encoder)?;
+        self.servers(&mut encoder)
+    }
+}
+
+fn counter<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = Sample<'a, N>>,
+) -> fmt::Result {
+    family(encoder, name, help, samples, ConstCounter::new)
+}
+
+fn gauge<'a, const N: usize>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = Sample<'a, N>>,
+) -> fmt::Result {
+    family(encoder, name, help, samples, ConstGauge::new)
+}
+
+fn family<'a, const N: usize, M: EncodeMetric>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = Sample<'a, N>>,
+    metric: fn(u64) -> M,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, metric(0).metric_type())?;
+    for (labels, value) in samples {
+        let metric = metric(value);
+        if N == 0 {
+            // Braces around no label would be no OpenMetrics.
+            return metric.encode(family);
+        }
+        metric.encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

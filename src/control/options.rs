@@ -1,0 +1,62 @@
+//! What the control core is told at start. Values only.
+
+use crate::config::{Bind, Secret, Settings};
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Name or address literal of the server, IPv6 without brackets.
+    pub host: String,
+    pub port: u16,
+    /// Whether the server is dialled at all; without it only its name is resolved.
+    pub monitor: bool,
+    /// Tells a server that speaks nothing above Bolt 5.0, where HELLO is the login, who asks; such
+    /// a server's agent stays unknown without a password.
+    pub user: String,
+    pub password: Option<Secret>,
+    /// Where operators are answered over HTTP.
+    pub admin: Option<Bind>,
+    /// For one connection to the server: connecting, then the handshake, then HELLO, each.
+    pub connect_timeout: Duration,
+    /// Between probes of a healthy server.
+    pub probe_interval: Duration,
+    /// Between probes of a server that cannot be reached: first and last step of the back-off.
+    pub retry_min: Duration,
+    pub retry_max: Duration,
+    /// Between look-ups of the name; and how often a healthy server is asked for its agent again.
+    pub resolve_interval: Duration,
+    /// How long a request for metrics waits for fresh counts.
+    pub report_wait: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options::from(&Settings::default())
+    }
+}
+
+impl From<&Settings> for Options {
+    fn from(settings: &Settings) -> Options {
+        let uplink = &settings.uplink;
+        Options {
+            host: uplink.host.clone(),
+            port: uplink.port,
+            monitor: uplink.monitor,
+            user: uplink.user.clone(),
+            password: uplink.password.clone(),
+            admin: settings.admin.bind.clone(),
+            connect_timeout: settings.timeouts.connect,
+            // An outage shows on the data path at once; this is for a server nobody uses just now.
+            probe_interval: Duration::from_secs(5),
+            // A server back from a restart is seen within what a person calls at once, and a
+            // hundred proxies ask a dead one fifty times a second at most.
+            retry_min: Duration::from_millis(250),
+            retry_max: Duration::from_secs(2),
+            // The usual lifetime of DNS records that are meant to change.
+            resolve_interval: Duration::from_secs(30),
+            // Shards answer within a tick of 10 ms; one that is late for 200 ms is stuck, and a
+            // scrape that shows so is worth more than none.
+            report_wait: Duration::from_millis(200),
+        }
+    }
+}

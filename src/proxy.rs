@@ -1,0 +1,228 @@
+//! The whole proxy in one value: shards on their CPUs, the control core beside them, and the drain.
+
+use crate::backend::peers::Peers;
+use crate::backend::permits::{Permits, SHARDS_MAX};
+use crate::config::exit;
+use crate::config::settings::{Bind, BindHost, Settings};
+use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
+use crate::control::{self, Shutdown};
+use crate::shard;
+use crate::transport::driver::DriverHandle;
+use crate::transport::{listener, runtime};
+use rtrb::RingBuffer;
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+/// A shard that has not said by then whether it runs has hung.
+const START_WITHIN: Duration = Duration::from_secs(20);
+/// How long the start waits for the first look at the server.
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+/// Descriptors beside clients and server connections: rings, listeners, logs, the control core.
+const FILES_RESERVED: u64 = 64;
+
+/// Why the proxy does not run: the exit status and one line.
+#[derive(Debug)]
+pub struct StartError {
+    pub status: u8,
+    pub text: String,
+}
+
+/// A running proxy.
+pub struct Proxy {
+    addresses: Vec<SocketAddr>,
+    admin: Vec<SocketAddr>,
+    shards: Vec<runtime::JoinHandle<()>>,
+    control: runtime::JoinHandle<()>,
+    shutdown: Shutdown,
+}
+
+impl Proxy {
+    /// Binds, starts one shard per CPU and the control core, and returns when all of them run.
+    pub fn start(settings: Settings) -> Result<Proxy, StartError> {
+        let files = crate::transport::raise_open_files_limit()
+            .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
+        let cpus = runtime::allowed_cpus();
+        let shards = settings.shards.unwrap_or(cpus.len()).clamp(1, SHARDS_MAX);
+        let listeners = bind(&settings, shards)?;
+        let addresses = listeners.iter().filter_map(|row| row.first()?.local_addr().ok()).collect();
+        let clients_max = clients_max(&settings, files)?;
+        let settings = Arc::new(settings);
+        let permits = Arc::new(Permits::new(settings.pool.size));
+        let launch = Launch {
+            settings: settings.clone(),
+            permits,
+            clients: Arc::new(AtomicU32::new(0)),
+            clients_max,
+            secret: secret()?,
+            cpus,
+        };
+        let (shards, links) = launch.shards(listeners)?;
+        let shutdown = Shutdown::default();
+        let options = control::Options::from(&*settings);
+        let control = control::start(options, links, launch.permits, shutdown.clone())
+            .map_err(|text| StartError { status: exit::FAILED, text })?;
+        // Who connects now finds the server known; if it cannot be reached, that is known too.
+        let _ = control.looked.recv_timeout(LOOK_WITHIN);
+        Ok(Proxy { addresses, admin: control.admin, shards, control: control.thread, shutdown })
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended.
+    pub fn drain(self) {
+        self.shutdown.drain.store(true, Ordering::Relaxed);
+        for shard in self.shards {
+            let _ = shard.join();
+        }
+        self.shutdown.end.store(true, Ordering::Relaxed);
+        let _ = self.control.join();
+    }
+
+    /// Where operators are answered.
+    pub fn admin(&self) -> &[SocketAddr] {
+        &self.admin
+    }
+}
+
+/// What all shards are made from.
+struct Launch {
+    settings: Arc<Settings>,
+    permits: Arc<Permits>,
+    clients: Arc<AtomicU32>,
+    clients_max: u32,
+    secret: [u8; 32],
+    cpus: Vec<usize>,
+}
+
+type Started = Result<(usize, DriverHandle), String>;
+
+impl Launch {
+    /// One executor per shard, each with a listener of every row.
+    fn shards(
+        &self,
+        listeners: Vec<Vec<TcpListener>>,
+    ) -> Result<(Vec<runtime::JoinHandle<()>>, Vec<ShardLink>), StartError> {
+        let shards = listeners.first().map_or(0, Vec::len);
+        let (started, starting) = mpsc::channel::<Started>();
+        let (mut joins, mut links, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut rows: Vec<_> = listeners.into_iter().map(Vec::into_iter).collect();
+        for (shard, peers) in Peers::connect(shards).into_iter().enumerate() {
+            let (orders, order_queue) = RingBuffer::new(LINK_SLOTS);
+            let (report_queue, reports) = RingBuffer::new(LINK_SLOTS);
+            let (wake, woken) = mpsc::channel();
+            let parts = shard::Parts {
+                shard,
+                shards,
+                settings: self.settings.clone(),
+                listeners: rows.iter_mut().filter_map(Iterator::next).collect(),
+                permits: self.permits.clone(),
+                clients: self.clients.clone(),
+                clients_max: self.clients_max,
+                peers,
+                link: ControlLink { orders: order_queue, reports: report_queue },
+                secret: self.secret,
+                started: started.clone(),
+                wakes: woken,
+            };
+            let cpu = self.cpus[shard % self.cpus.len()];
+            let run = move || shard::run(parts);
+            let join = runtime::start_executor(&format!("shard-{shard}"), Some(cpu), run)
+                .map_err(|error| refused(format!("cannot start shard {shard}: {error}")))?;
+            joins.push(join);
+            links.push((orders, reports));
+            wakes.push(wake);
+        }
+        drop(started);
+        let handles = gather(&starting, shards)?;
+        wakes.iter().for_each(|wake| drop(wake.send(handles.clone())));
+        let links = links.into_iter().zip(handles);
+        let links = links.map(|((orders, reports), handle)| {
+            let wake = Box::new(move || handle.ring());
+            ShardLink { orders, reports, wake }
+        });
+        Ok((joins, links.collect()))
+    }
+}
+
+/// Waits until every shard runs.
+fn gather(
+    starting: &mpsc::Receiver<Started>,
+    shards: usize,
+) -> Result<Vec<DriverHandle>, StartError> {
+    let mut handles = Vec::new();
+    for _ in 0..shards {
+        match starting.recv_timeout(START_WITHIN) {
+            Ok(Ok(handle)) => handles.push(handle),
+            Ok(Err(text)) => return Err(refused(text)),
+            Err(_) => return Err(refused("a shard did not start".into())),
+        }
+    }
+    handles.sort_by_key(|(shard, _)| *shard);
+    Ok(handles.into_iter().map(|(_, handle)| handle).collect())
+}
+
+/// One row of listeners per address, one listener per shard in it.
+fn bind(settings: &Settings, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
+    let failed = |text| StartError { status: exit::FAILED, text };
+    let mut rows = Vec::new();
+    for listen in &settings.listen {
+        for address in resolve(&listen.bind).map_err(failed)? {
+            rows.push(listener::bind(address, shards).map_err(failed)?);
+        }
+    }
+    Ok(rows)
+}
+
+/// The addresses of a `Bind`; names are resolved here, before any shard runs.
+#[expect(clippy::disallowed_methods, reason = "nothing runs yet that a slow name could hold up")]
+pub fn resolve(bind: &Bind) -> Result<Vec<SocketAddr>, String> {
+    match &bind.host {
+        BindHost::Any => Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, bind.port))]),
+        BindHost::Address(address) => Ok(vec![SocketAddr::from((*address, bind.port))]),
+        BindHost::Name(name) => {
+            let found = (name.as_str(), bind.port).to_socket_addrs();
+            let mut found: Vec<_> =
+                found.map_err(|error| format!("cannot resolve {name}: {error}"))?.collect();
+            found.sort();
+            found.dedup();
+            // Port 0 would be another one for each address.
+            found.truncate(if bind.port == 0 { 1 } else { found.len() });
+            Ok(found)
+        }
+    }
+}
+
+/// `limits.clients`, or what the open-files limit leaves.
+fn clients_max(settings: &Settings, files: u64) -> Result<u32, StartError> {
+    let servers = match settings.pool.mode {
+        // A client's own connection counts beside it.
+        crate::config::settings::PoolMode::Session => 0,
+        crate::config::settings::PoolMode::Transaction => u64::from(settings.pool.size),
+    };
+    let left = files.saturating_sub(FILES_RESERVED + servers);
+    if left < 16 {
+        return Err(refused(format!(
+            "the open-files limit of {files} is too small for pool.size = {}; \
+             raise it (ulimit -n) or make the pool smaller",
+            settings.pool.size
+        )));
+    }
+    let left = u32::try_from(left).unwrap_or(u32::MAX);
+    Ok(settings.limits.clients.unwrap_or(left).min(left))
+}
+
+fn secret() -> Result<[u8; 32], StartError> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret)
+        .map_err(|_| refused("the system gives no random bytes".into()))?;
+    Ok(secret)
+}
+
+fn refused(text: String) -> StartError {
+    StartError { status: exit::REFUSED, text }
+}

@@ -1,0 +1,515 @@
+//! A client that has agreed on a version: moves bytes between it, the `Exchange`, and the connection it leases.
+
+use crate::backend::approval::LoginOutcome;
+use crate::backend::cleaner::Cleaner;
+use crate::backend::identity::{Identity, is_shareable};
+use crate::backend::keeper::LeaseOrTicket;
+use crate::backend::lease::Lease;
+use crate::backend::pool::Ticket;
+use crate::backend::{Discard, KnownServer, Refusal};
+use crate::relay::close::CloseReason;
+use crate::relay::exchange::{Effects, Exchange, Leased, Remainder};
+use crate::relay::session::{Action, Context as SessionContext, Release, Session};
+use crate::relay::world::{Present, World};
+use crate::transport::buffer::Chunk;
+use crate::transport::driver::Sleep;
+use crate::transport::stream::Stream;
+use crate::wire::version::Version;
+use bytes::Bytes;
+use std::future::Future;
+use std::ops::Range;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+/// One connection forwards at most this much before others have their turn.
+const TURN_BYTES_MAX: usize = 256 << 10;
+/// Answers of our own that may wait for a client that does not read, before it is not read either.
+const ANSWERS_BYTES_MAX: usize = 256 << 10;
+
+/// See the module.
+pub struct Serving {
+    world: Rc<World>,
+    exchange: Exchange,
+    outside: Outside,
+    /// What time means for this client: no login by then, no progress since.
+    login_by: Option<Duration>,
+    progress_at: Duration,
+    timer: Option<(Duration, Pin<Box<Sleep>>)>,
+    own_address: Box<str>,
+}
+
+/// What the exchange's effects change.
+struct Outside {
+    world: Rc<World>,
+    client: u64,
+    lease: Option<Lease>,
+    ticket: Option<Ticket>,
+    login: Option<Rc<Identity>>,
+    closing: Option<CloseReason>,
+    /// Of a client that must not share its connections.
+    is_private: Option<Rc<Identity>>,
+}
+
+impl Serving {
+    pub fn new(
+        world: &Rc<World>,
+        version: Version,
+        is_manifest: bool,
+        login_by: Duration,
+        present: &Present,
+    ) -> Serving {
+        let client = world.next_serial();
+        let mut session = Session::new(version, is_manifest, client);
+        session.refuses_clients = present.is_too_many;
+        Serving {
+            world: world.clone(),
+            exchange: Exchange::new(session),
+            outside: Outside {
+                world: world.clone(),
+                client,
+                lease: None,
+                ticket: None,
+                login: None,
+                closing: None,
+                is_private: None,
+            },
+            login_by: Some(login_by),
+            progress_at: world.driver.now(),
+            timer: None,
+            own_address: "".into(),
+        }
+    }
+
+    /// Bytes that came with the handshake.
+    pub fn feed(&mut self, chunk: Chunk, stream: &Stream) {
+        self.own_address = local_name(stream);
+        self.client_chunk(chunk, stream);
+    }
+
+    /// Until the client is to be closed.
+    pub fn poll(
+        &mut self,
+        stream: &Stream,
+        present: &Present,
+        cx: &mut Context<'_>,
+    ) -> Poll<CloseReason> {
+        if self.own_address.is_empty() {
+            self.own_address = local_name(stream);
+        }
+        let mut moved = 0;
+        loop {
+            let before = moved;
+            if self.outside.closing.is_none() {
+                self.poll_waits(stream, cx);
+                moved += self.poll_server(stream, cx);
+                moved += self.poll_client(stream, cx);
+            }
+            if self.exchange.session.is_serving() {
+                present.serve();
+                self.login_by = None;
+            }
+            if let Some(why) = self.outside.closing.take() {
+                self.outside.part();
+                return Poll::Ready(why);
+            }
+            if moved == before && self.poll_time(stream, cx).is_pending() {
+                return Poll::Pending;
+            }
+            if moved > TURN_BYTES_MAX {
+                self.world.driver.note_wake();
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// A login's outcome, or a lease.
+    fn poll_waits(&mut self, stream: &Stream, cx: &mut Context<'_>) {
+        if let Some(identity) = &self.outside.login
+            && let Poll::Ready(outcome) = self.world.backend.poll_login(self.outside.client, cx)
+        {
+            let identity = identity.clone();
+            self.outside.login = None;
+            let is_expired = outcome == LoginOutcome::Failed(Refusal::Expired);
+            let identity = match is_expired || identity.is_private {
+                true => self.outside.make_private(&identity),
+                false => identity,
+            };
+            self.event(stream, None, |exchange, cx, wires| {
+                exchange.session.login_done(identity, &outcome, cx);
+                exchange.after(cx, wires);
+            });
+        }
+        if let Some(ticket) = self.outside.ticket
+            && let Poll::Ready(result) = self.world.backend.poll_lease(ticket, cx)
+        {
+            self.outside.ticket = None;
+            self.event(stream, None, |exchange, cx, wires| match result {
+                Ok(lease) => {
+                    wires.outside.lease = Some(lease);
+                    exchange.granted(cx, wires);
+                }
+                Err(refusal) => exchange.refused(&refusal, cx, wires),
+            });
+        }
+        if self.world.is_draining.get() {
+            let is_over = self.world.is_over.get();
+            self.event(stream, None, |exchange, cx, wires| {
+                exchange.session.drain();
+                if is_over {
+                    exchange.session.close(CloseReason::Drain);
+                }
+                exchange.after(cx, wires);
+            });
+        }
+    }
+
+    /// Server to client; returns the bytes moved.
+    fn poll_server(&mut self, stream: &Stream, cx: &mut Context<'_>) -> usize {
+        let mut moved = 0;
+        while let Some(lease) = &self.outside.lease {
+            let received = match stream.poll_ready(cx) {
+                Poll::Ready(Ok(())) => lease.conn().poll_recv(cx),
+                Poll::Ready(Err(_)) => {
+                    self.close(CloseReason::ClientGone, stream);
+                    break;
+                }
+                Poll::Pending if stream.has_room() => match lease.conn().take_received() {
+                    Some(chunk) => Poll::Ready(Ok(Some(chunk))),
+                    None => break,
+                },
+                Poll::Pending => break,
+            };
+            match received {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(chunk))) => {
+                    moved += chunk.len();
+                    self.server_chunk(chunk, stream);
+                }
+                Poll::Ready(_) => self.server_lost(Discard::ServerClosed, stream),
+            }
+            if moved > TURN_BYTES_MAX || self.outside.closing.is_some() {
+                break;
+            }
+        }
+        moved
+    }
+
+    /// Client to server; returns the bytes moved.
+    fn poll_client(&mut self, stream: &Stream, cx: &mut Context<'_>) -> usize {
+        let mut moved = 0;
+        while self.outside.closing.is_none() && moved <= TURN_BYTES_MAX {
+            let received = match self.may_read(stream, cx) {
+                true => stream.poll_recv(cx),
+                false => {
+                    if stream.poll_dead(cx).is_ready() {
+                        self.close(CloseReason::ClientGone, stream);
+                    }
+                    // What has come already must not lie in the ring's buffers.
+                    let lease = self.outside.lease.as_ref();
+                    match lease.filter(|lease| lease.conn().has_room()) {
+                        Some(_) if self.may_hold() => match stream.take_received() {
+                            Some(chunk) => Poll::Ready(Ok(Some(chunk))),
+                            None => break,
+                        },
+                        _ => break,
+                    }
+                }
+            };
+            match received {
+                Poll::Pending => break,
+                Poll::Ready(Ok(Some(chunk))) => {
+                    moved += chunk.len();
+                    self.progress_at = self.world.driver.now();
+                    self.client_chunk(chunk, stream);
+                }
+                Poll::Ready(_) => self.close(CloseReason::ClientGone, stream),
+            }
+        }
+        moved
+    }
+
+    fn may_hold(&self) -> bool {
+        self.exchange.held_bytes() < self.world.options.held_bytes_max
+    }
+
+    /// Whether more from the client has somewhere to go.
+    fn may_read(&mut self, stream: &Stream, cx: &mut Context<'_>) -> bool {
+        let has_way = match &self.outside.lease {
+            Some(lease) => match lease.conn().poll_ready(cx) {
+                Poll::Ready(Ok(())) => true,
+                // The end of the connection comes by its receive.
+                Poll::Ready(Err(_)) => false,
+                Poll::Pending => false,
+            },
+            None => true,
+        };
+        has_way && self.may_hold() && stream.queued_bytes() < ANSWERS_BYTES_MAX
+    }
+
+    /// Deadlines. Ready if one has passed and something may have changed.
+    fn poll_time(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.due() else { return Poll::Pending };
+        let now = self.world.driver.now();
+        if due > now {
+            // An earlier timer that is armed is left to fire: most deadlines move on before they come.
+            let is_armed = self.timer.as_ref().is_some_and(|(at, _)| *at <= due);
+            if !is_armed {
+                self.timer = Some((due, Box::pin(self.world.driver.sleep(due - now))));
+            }
+            let (_, timer) = self.timer.as_mut().expect("armed just now");
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            self.timer = None;
+            return Poll::Ready(());
+        }
+        self.timer = None;
+        self.time_over(stream, now);
+        Poll::Ready(())
+    }
+
+    /// The next moment at which time alone changes something.
+    fn due(&self) -> Option<Duration> {
+        let options = &self.world.options;
+        let session = self.exchange.session.deadline(&options.limits);
+        let is_mid = self.exchange.is_mid_request();
+        let message = is_mid.then_some(self.progress_at + options.message_within);
+        let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
+        let idle = idle.map(|limit| self.progress_at + limit);
+        let mut all = session.into_iter().chain(message).chain(idle).chain(self.login_by);
+        let first = all.next()?;
+        Some(all.fold(first, Duration::min))
+    }
+
+    fn time_over(&mut self, stream: &Stream, now: Duration) {
+        let options = &self.world.options;
+        let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
+        if self.login_by.is_some_and(|by| by <= now) {
+            return self.close(CloseReason::LoginTimeout, stream);
+        }
+        if self.exchange.is_mid_request() && self.progress_at + options.message_within <= now {
+            return self.close(CloseReason::MessageTimeout, stream);
+        }
+        if idle.is_some_and(|limit| self.progress_at + limit <= now) {
+            return self.close(CloseReason::IdleTimeout, stream);
+        }
+        self.event(stream, None, |exchange, cx, wires| {
+            exchange.session.deadline_passed(cx);
+            exchange.after(cx, wires);
+        });
+    }
+
+    fn client_chunk(&mut self, chunk: Chunk, stream: &Stream) {
+        self.event(stream, Some(&chunk), |exchange, cx, wires| {
+            exchange.client_bytes(&chunk, cx, wires);
+        });
+    }
+
+    fn server_chunk(&mut self, chunk: Chunk, stream: &Stream) {
+        let mut result = Ok(());
+        self.event(stream, Some(&chunk), |exchange, cx, wires| {
+            result = exchange.server_bytes(&chunk, cx, wires);
+        });
+        if let Err(why) = result {
+            self.server_lost(why, stream);
+        }
+    }
+
+    fn server_lost(&mut self, why: Discard, stream: &Stream) {
+        self.event(stream, None, |exchange, cx, wires| exchange.server_lost(why, cx, wires));
+    }
+
+    fn close(&mut self, why: CloseReason, stream: &Stream) {
+        self.event(stream, None, |exchange, cx, wires| {
+            exchange.session.close(why);
+            exchange.after(cx, wires);
+        });
+    }
+
+    /// Runs `body` with the world as the session sees it and the wires to both sides.
+    fn event(
+        &mut self,
+        stream: &Stream,
+        chunk: Option<&Chunk>,
+        body: impl FnOnce(&mut Exchange, SessionContext<'_>, &mut Wires<'_>),
+    ) {
+        let known: Option<Rc<KnownServer>> = self.world.backend.known();
+        let cx = SessionContext {
+            now: self.world.driver.now(),
+            server: known.as_deref(),
+            limits: &self.world.options.limits,
+            own_address: &self.own_address,
+            routes: &self.world.routes,
+        };
+        let outside = &mut self.outside;
+        let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, outside };
+        body(&mut self.exchange, cx, &mut wires);
+        wires.flush();
+    }
+}
+
+impl Outside {
+    /// The client leaves whatever it waits for; a lease that is left is closed by its drop.
+    fn part(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.world.backend.withdraw(ticket);
+        }
+        if self.login.take().is_some() {
+            self.world.backend.stop_asking(self.client);
+        }
+        self.lease = None;
+        self.retire();
+    }
+
+    fn retire(&mut self) {
+        if let Some(identity) = self.is_private.take() {
+            self.world.backend.retire(identity.fingerprint);
+        }
+    }
+
+    /// The same credentials, for this client alone.
+    fn make_private(&mut self, identity: &Identity) -> Rc<Identity> {
+        let (profile, auth) = (identity.profile.clone(), identity.auth.clone());
+        let own = Rc::new(self.world.fingerprints.identity(profile, auth, Some(self.client)));
+        self.is_private = Some(own.clone());
+        own
+    }
+}
+
+/// Both sides' sockets, and ranges of the present chunk that go on together.
+struct Wires<'a> {
+    stream: &'a Stream,
+    chunk: Option<&'a Chunk>,
+    up: Range<usize>,
+    down: Range<usize>,
+    outside: &'a mut Outside,
+}
+
+impl Wires<'_> {
+    fn flush(&mut self) {
+        self.flush_up();
+        self.flush_down();
+    }
+
+    fn flush_up(&mut self) {
+        let range = std::mem::take(&mut self.up);
+        if let (Some(chunk), Some(lease)) = (self.chunk, &self.outside.lease)
+            && !range.is_empty()
+        {
+            lease.conn().send([chunk.slice(range)]);
+        }
+    }
+
+    fn flush_down(&mut self) {
+        let range = std::mem::take(&mut self.down);
+        if let Some(chunk) = self.chunk
+            && !range.is_empty()
+        {
+            self.stream.send([chunk.slice(range)]);
+        }
+    }
+
+    fn log_in(
+        &mut self,
+        profile: crate::backend::identity::Profile,
+        auth: crate::wire::message::Auth,
+    ) {
+        let outside = &mut *self.outside;
+        let owner = (!is_shareable(&auth.scheme)).then_some(outside.client);
+        let identity = Rc::new(outside.world.fingerprints.identity(profile, auth, owner));
+        outside.login = Some(identity.clone());
+        outside.world.backend.log_in(&identity, outside.client);
+    }
+}
+
+impl Effects for Wires<'_> {
+    fn to_server(&mut self, range: Range<usize>) {
+        if self.up.end == range.start && !self.up.is_empty() {
+            self.up.end = range.end;
+        } else {
+            self.flush_up();
+            self.up = range;
+        }
+    }
+
+    fn to_server_copied(&mut self, bytes: Bytes) {
+        self.flush_up();
+        if let Some(lease) = &self.outside.lease {
+            self.outside.world.driver.note_copied(bytes.len());
+            lease.conn().send([Chunk::from(bytes)]);
+        }
+    }
+
+    fn to_client(&mut self, range: Range<usize>) {
+        if self.down.end == range.start && !self.down.is_empty() {
+            self.down.end = range.end;
+        } else {
+            self.flush_down();
+            self.down = range;
+        }
+    }
+
+    fn to_client_copied(&mut self, bytes: Bytes) {
+        self.flush_down();
+        self.outside.world.driver.note_copied(bytes.len());
+        self.stream.send([Chunk::from(bytes)]);
+    }
+
+    fn acquire(&mut self, identity: &Rc<Identity>) -> Leased {
+        self.flush();
+        match self.outside.world.backend.acquire(identity) {
+            Ok(LeaseOrTicket::Lease(lease)) => {
+                self.outside.lease = Some(lease);
+                Leased::Now
+            }
+            Ok(LeaseOrTicket::Ticket(ticket)) => {
+                self.outside.ticket = Some(ticket);
+                Leased::MustWait
+            }
+            Err(refusal) => Leased::Refused(refusal),
+        }
+    }
+
+    fn release(&mut self, how: Release, remainder: Remainder<'_>) {
+        self.flush();
+        let Some(lease) = self.outside.lease.take() else { return };
+        match how {
+            Release::Clean => lease.check_in(),
+            Release::Dirty(due) => {
+                let cleaner = Cleaner::new(remainder.scanner, remainder.loose, due);
+                lease.clean(cleaner, remainder.bytes);
+            }
+            Release::Broken(why) => lease.discard(why),
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Withdraw => {
+                if let Some(ticket) = self.outside.ticket.take() {
+                    self.outside.world.backend.withdraw(ticket);
+                }
+            }
+            Action::LogIn(login) => {
+                let (profile, auth) = *login;
+                self.log_in(profile, auth);
+            }
+            Action::LoggedOff => self.outside.retire(),
+            Action::Revoke(failure, identity) => {
+                self.outside.world.routes.borrow_mut().revoke(identity.fingerprint);
+                self.outside.world.backend.revoke(identity.fingerprint, failure);
+            }
+            Action::Close(why) => self.outside.closing = Some(why),
+            Action::Answer(_) | Action::ResetServer | Action::Release(_) | Action::DropHeld(_) => {}
+        }
+    }
+}
+
+/// `host:port` of the socket, for routing tables of clients that name no address.
+fn local_name(stream: &Stream) -> Box<str> {
+    let address = stream.local_address().map(|address| address.to_string());
+    address.unwrap_or_else(|_| "localhost:7687".into()).into()
+}

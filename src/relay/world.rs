@@ -1,0 +1,143 @@
+//! What all clients of one shard share.
+
+use crate::backend::identity::{FingerprintKey, Identity};
+use crate::backend::keeper::Backend;
+use crate::relay::close::CloseReason;
+use crate::relay::routes::RouteCache;
+use crate::relay::session::SessionLimits;
+use crate::transport::driver::Driver;
+use crate::transport::http::Health;
+use crate::wire::version::Version;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+/// The configuration's part in a client's life.
+#[derive(Clone, Debug)]
+pub struct RelayOptions {
+    /// One server connection per client instead of one per transaction.
+    pub is_session_mode: bool,
+    pub first_bytes_within: Duration,
+    /// From accept to the end of the login.
+    pub login_within: Duration,
+    /// Without progress inside one message.
+    pub message_within: Duration,
+    pub client_idle: Option<Duration>,
+    pub limits: SessionLimits,
+    /// `limits.clients`, of the whole process.
+    pub clients_max: u32,
+    /// `limits.held_bytes`, per client.
+    pub held_bytes_max: usize,
+    /// Shards, for connection ids that differ between them.
+    pub shards: u64,
+    pub shard: u64,
+}
+
+/// Counts of this shard's clients.
+#[derive(Clone, Debug, Default)]
+pub struct ClientCounters {
+    pub accepted: u64,
+    pub logging_in: u64,
+    pub serving: u64,
+    pub waiting: u64,
+    pub closed: [u64; CloseReason::ALL.len()],
+    pub failures_made: u64,
+}
+
+/// See the module.
+pub struct World {
+    pub driver: Rc<Driver>,
+    pub backend: Rc<Backend>,
+    pub options: RelayOptions,
+    pub routes: RefCell<RouteCache>,
+    pub fingerprints: FingerprintKey,
+    /// Session mode's connections: no identity of their own until the client gives them one.
+    pub raw: Rc<Identity>,
+    pub counters: RefCell<ClientCounters>,
+    /// Clients of the whole process; written at accept and close.
+    pub clients: Arc<AtomicU32>,
+    pub health: RefCell<Health>,
+    pub is_draining: Cell<bool>,
+    /// Draining has taken long enough.
+    pub is_over: Cell<bool>,
+    pub serial: Cell<u64>,
+}
+
+impl World {
+    /// A number for a new client, unique in the process.
+    pub fn next_serial(&self) -> u64 {
+        let serial = self.serial.get() + 1;
+        self.serial.set(serial);
+        serial * self.options.shards + self.options.shard
+    }
+
+    /// What clients are offered: what the servers speak, and a good guess before that is known.
+    pub fn offered(&self) -> Vec<Version> {
+        match self.backend.known() {
+            Some(known) if !known.versions.is_empty() => known.versions.clone(),
+            _ => Version::DEFAULT_OFFER.to_vec(),
+        }
+    }
+
+    /// Lets open transactions end and closes READY clients.
+    pub fn drain(&self) {
+        self.is_draining.set(true);
+        self.backend.drain();
+        self.driver.wake_readers();
+    }
+
+    /// Closes whoever is left.
+    pub fn end(&self) {
+        self.is_over.set(true);
+        self.driver.wake_readers();
+    }
+
+    /// Clients of this shard.
+    pub fn clients_here(&self) -> u64 {
+        let counters = self.counters.borrow();
+        counters.logging_in + counters.serving
+    }
+}
+
+/// One client in the counts, from its accept to its close.
+pub struct Present {
+    world: Rc<World>,
+    is_serving: Cell<bool>,
+    pub is_too_many: bool,
+}
+
+impl Present {
+    pub fn enter(world: &Rc<World>) -> Present {
+        let count = world.clients.fetch_add(1, Ordering::Relaxed);
+        let mut counters = world.counters.borrow_mut();
+        (counters.accepted, counters.logging_in) = (counters.accepted + 1, counters.logging_in + 1);
+        let is_too_many = count >= world.options.clients_max;
+        Present { world: world.clone(), is_serving: Cell::new(false), is_too_many }
+    }
+
+    /// The login is done.
+    pub fn serve(&self) {
+        if !self.is_serving.replace(true) {
+            let mut counters = self.world.counters.borrow_mut();
+            counters.logging_in -= 1;
+            counters.serving += 1;
+        }
+    }
+
+    pub fn close(&self, why: CloseReason) {
+        self.world.counters.borrow_mut().closed[why as usize] += 1;
+    }
+}
+
+impl Drop for Present {
+    fn drop(&mut self) {
+        self.world.clients.fetch_sub(1, Ordering::Relaxed);
+        let mut counters = self.world.counters.borrow_mut();
+        match self.is_serving.get() {
+            true => counters.serving -= 1,
+            false => counters.logging_in -= 1,
+        }
+    }
+}
