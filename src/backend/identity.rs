@@ -3,6 +3,7 @@
 //! A connection's version, credentials, routing context, notification filter and `patch_bolt` are fixed when
 //! it logs in and shape every byte after that. Two clients that differ in any of them never meet.
 
+use crate::backend::planted::{Bug, Planted};
 use crate::wire::message::{Auth, Hello, Notifications};
 use crate::wire::version::Version;
 use aws_lc_rs::hmac;
@@ -91,12 +92,16 @@ impl fmt::Debug for Identity {
 
 /// Makes fingerprints with a key that only this process knows.
 #[derive(Clone)]
-pub struct FingerprintKey(hmac::Key);
+pub struct FingerprintKey {
+    key: hmac::Key,
+    pub planted: Planted,
+}
 
 impl FingerprintKey {
     /// `secret` is 32 random bytes of this process; a simulation gives fixed ones.
     pub fn new(secret: &[u8; 32]) -> FingerprintKey {
-        FingerprintKey(hmac::Key::new(hmac::HMAC_SHA256, secret))
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        FingerprintKey { key, planted: Planted::default() }
     }
 
     /// The identity of session mode's connections, on which nothing is said before the client speaks.
@@ -115,9 +120,11 @@ impl FingerprintKey {
         let mut bytes = Vec::with_capacity(256);
         profile.write(&mut bytes);
         bytes.extend_from_slice(&owner.unwrap_or(0).to_le_bytes());
-        let mut context = hmac::Context::with_key(&self.0);
+        let mut context = hmac::Context::with_key(&self.key);
         context.update(&bytes);
-        context.update(auth.canonical());
+        if !self.planted.has(Bug::SharePool) {
+            context.update(auth.canonical());
+        }
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(context.sign().as_ref());
         let is_private = owner.is_some();

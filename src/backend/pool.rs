@@ -20,7 +20,7 @@ mod balance;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
-use crate::backend::planted::{Bug, Planted};
+use crate::backend::planted::{Bug, Interleave, Planted};
 use crate::backend::{Discard, Refusal};
 use crate::wire::message::Failure;
 use slab::Slab;
@@ -197,6 +197,8 @@ pub struct Pool {
     seed: u64,
     pub counters: PoolCounters,
     pub planted: Planted,
+    /// Runs between finding no permit and saying that this shard waits.
+    pub interleave: Interleave,
 }
 
 impl Pool {
@@ -224,6 +226,7 @@ impl Pool {
             seed: seed | 1,
             counters: PoolCounters::default(),
             planted: Planted::default(),
+            interleave: Interleave::default(),
         }
     }
 
@@ -335,8 +338,10 @@ impl Pool {
         self.end_dial(key, login);
         self.keys[key as usize].refused = None;
         if let Some(ticket) = login {
-            self.finish(ticket);
-            self.orders.push_back(Order::LoggedIn(ticket));
+            // Nobody is told twice: the waiter may have been refused while its dial was under way.
+            if self.finish(ticket) {
+                self.orders.push_back(Order::LoggedIn(ticket));
+            }
         }
         self.checkin(id, now);
     }
@@ -357,8 +362,8 @@ impl Pool {
         self.balance(now);
     }
 
-    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows. `None`: nobody here knows its identity
-    /// any more; close it and report `permit_arrived`.
+    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows. `None`: nobody
+    /// here knows its identity any more; close it and report `permit_arrived`.
     pub fn borrowed(
         &mut self,
         fingerprint: Fingerprint,
@@ -370,6 +375,17 @@ impl Pool {
         self.counters.borrowed += 1;
         self.is_announced = false;
         Some(id)
+    }
+
+    /// A connection that is to be lent was taken off the ring. True if nothing was unread: send it on its way, it
+    /// is not this shard's any more. Else it is closed, and the other shard gets its permit.
+    pub fn detached(&mut self, id: ServerId, is_quiet: bool) -> bool {
+        let is_lent = is_quiet || self.planted.has(Bug::LendUnread);
+        match is_lent {
+            true => self.lent(id),
+            false => self.close(id, Discard::Unread),
+        }
+        is_lent
     }
 
     /// The connection is on its way to another shard, with its permit.
@@ -396,7 +412,7 @@ impl Pool {
     /// The server refuses these credentials: nobody gets a connection of theirs until a login succeeds.
     pub fn revoke(&mut self, fingerprint: Fingerprint, failure: Box<Failure>, now: Duration) {
         if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
-            self.refuse_key(key, &failure);
+            self.refuse_key(key, &failure, false);
             self.balance(now);
         }
     }

@@ -83,6 +83,8 @@ pub struct Exchange {
     scan: Option<Box<FieldScan>>,
     /// The first part of a server's summary.
     stash: Vec<u8>,
+    /// The last auto-commit RUN, for a planted mistake alone.
+    replay: Vec<u8>,
 }
 
 impl Exchange {
@@ -98,6 +100,7 @@ impl Exchange {
             lengths: VecDeque::new(),
             scan: None,
             stash: Vec::new(),
+            replay: Vec::new(),
         }
     }
 
@@ -199,7 +202,12 @@ impl Exchange {
         let mut scratch = Vec::new();
         let payload = Some(chunk::payload(&input[range.clone()], &mut scratch));
         match self.decide(Request { head, payload }, cx, fx) {
-            Decision::Forward => fx.to_server(range),
+            Decision::Forward => {
+                if self.session.planted.has(Bug::ReplayRun) && head.tag == tag::RUN {
+                    self.replay = input[range.clone()].to_vec();
+                }
+                fx.to_server(range);
+            }
             Decision::Hold => {
                 self.lengths.push_back(range.len());
                 self.hold.extend_from_slice(&input[range]);
@@ -303,6 +311,11 @@ impl Exchange {
 
     /// The leased connection ended, or sent what Bolt forbids.
     pub fn server_lost(&mut self, why: Discard, cx: Context<'_>, fx: &mut impl Effects) {
+        if self.session.planted.has(Bug::ReplayRun) && self.session.replay_run(why) {
+            let bytes = mem::take(&mut self.replay);
+            self.lengths.push_front(bytes.len());
+            self.hold.splice(..0, bytes);
+        }
         self.session.server_lost(why);
         self.after(cx, fx);
     }
@@ -524,7 +537,7 @@ impl Exchange {
         while let Some(action) = self.session.next_action() {
             match action {
                 Action::Answer(bytes) => fx.to_client_copied(bytes),
-                Action::DropHeld => self.drop_held(),
+                Action::DropHeld(count) => self.drop_held(count),
                 Action::ResetServer => {
                     fx.to_server_copied(Bytes::from_static(crate::wire::message::RESET))
                 }
@@ -534,8 +547,8 @@ impl Exchange {
         }
     }
 
-    fn drop_held(&mut self) {
-        let held: usize = self.lengths.drain(..).sum();
+    fn drop_held(&mut self, count: usize) {
+        let held: usize = self.lengths.drain(..count.min(self.lengths.len())).sum();
         self.hold.drain(..held.min(self.hold.len()));
     }
 

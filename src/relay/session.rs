@@ -106,8 +106,8 @@ pub enum Action {
     Withdraw,
     /// The lease ends.
     Release(Release),
-    /// Held bytes are of no use any more.
-    DropHeld,
+    /// The bytes of so many held requests, the oldest ones, are of no use any more.
+    DropHeld(usize),
     /// Ask the server if it accepts these credentials; `login_done` follows.
     LogIn(Box<(Profile, Auth)>),
     /// The identity is not used any more.
@@ -277,7 +277,7 @@ impl Session {
 
     /// Decides on a request; `Hold` keeps it in line.
     pub fn request(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
-        let decision = self.decide(request, cx, !self.held.is_empty());
+        let decision = self.decide(request, cx, self.held.len());
         if decision == Decision::Hold {
             self.held.push_back(request.head);
         }
@@ -287,7 +287,7 @@ impl Session {
     /// Decides on the oldest held request again.
     pub fn retry(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
         debug_assert!(!self.held.is_empty());
-        let decision = self.decide(request, cx, false);
+        let decision = self.decide(request, cx, 0);
         if !matches!(decision, Decision::Hold | Decision::Acquire) {
             self.held.pop_front();
         }
@@ -313,8 +313,9 @@ impl Session {
         self.is_dropping
     }
 
-    fn decide(&mut self, request: Request<'_>, cx: Context<'_>, is_behind: bool) -> Decision {
-        let head = request.head;
+    /// `before`: how many held requests came before this one.
+    fn decide(&mut self, request: Request<'_>, cx: Context<'_>, before: usize) -> Decision {
+        let (head, is_behind) = (request.head, before > 0);
         if head.tag == tag::GOODBYE && head.is_struct && head.fields == 0 {
             return self.close(CloseReason::Goodbye);
         }
@@ -329,7 +330,7 @@ impl Session {
             Phase::Hello => self.hello(request, cx),
             Phase::Authentication => self.authenticate(request),
             Phase::LoggingIn => Decision::Hold,
-            Phase::Serving if head.tag == tag::RESET => self.reset(),
+            Phase::Serving if head.tag == tag::RESET => self.reset(before),
             Phase::Serving if is_behind || self.owed.is_full() => Decision::Hold,
             Phase::Serving => self.serve(request, cx),
         }
@@ -430,11 +431,26 @@ impl Session {
                 self.fail_login(reply::refused(refusal), why);
             }
             _ => {
-                self.identity = Some(identity);
+                self.identity = match self.planted.has(Bug::ForgetLogoff) {
+                    true => self.identity.take().or(Some(identity)),
+                    false => Some(identity),
+                };
                 self.phase = Phase::Serving;
                 self.work = Work::Idle;
                 self.accept_login(cx, is_expired);
+                self.find_held_reset();
             }
+        }
+    }
+
+    /// A RESET that came while the login was under way: what was held before it is IGNORED.
+    fn find_held_reset(&mut self) {
+        let Some(before) = self.held.iter().rposition(|head| head.tag == tag::RESET) else {
+            return;
+        };
+        self.actions.push_back(Action::DropHeld(before));
+        for _ in self.held.drain(..before) {
+            self.actions.push_back(Action::Answer(Bytes::from_static(IGNORED)));
         }
     }
 
@@ -470,8 +486,8 @@ impl Session {
         }
         self.let_go();
         self.phase = Phase::Closed;
-        self.held.clear();
-        self.actions.push_back(Action::DropHeld);
+        let held = self.held.drain(..).count();
+        self.actions.push_back(Action::DropHeld(held));
         self.actions.push_back(Action::Close(why));
         Decision::Drop
     }
@@ -493,6 +509,9 @@ impl Session {
 
     fn release(&mut self, how: Release) {
         self.actions.push_back(Action::Release(how));
+        if self.planted.has(Bug::DoubleReturn) {
+            self.actions.push_back(Action::Release(how));
+        }
         self.has_failed = false;
         self.is_relaying = false;
     }

@@ -30,6 +30,7 @@ impl Pool {
 
     /// Deadlines: waiters, pauses after failed dials, lifetimes, idle limits, liveness.
     pub fn tick(&mut self, now: Duration) {
+        self.down.take_if(|(_, until)| *until <= now); // else `next_deadline` would stay in the past
         while let Some((&ticket, waiter)) = self.waiters.first_key_value() {
             if waiter.deadline > now {
                 break;
@@ -95,11 +96,16 @@ impl Pool {
                 self.orders.push_back(Order::PassPermit(shard));
             }
         }
+        // Nobody here needs what lies idle: a bell that rang while everything was in use is heard now.
+        if self.evicting >= self.uncovered() {
+            self.others_wait();
+        }
     }
 
     /// Says that this shard waits, and looks again. True if there is a permit after all.
     fn announce(&mut self, key: u32) -> bool {
         let wanted = self.keys[key as usize].identity.fingerprint.word();
+        self.interleave.run();
         self.permits.announce(self.shard, wanted);
         if !self.planted.has(Bug::NoSecondLook) && self.permits.try_take() {
             self.spare += 1;
@@ -230,7 +236,7 @@ impl Pool {
             self.refuse(ticket, Refusal::Server(failure.clone()));
         }
         if failure.is_about_credentials() {
-            self.refuse_key(key, &failure);
+            self.refuse_key(key, &failure, true);
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
@@ -246,12 +252,14 @@ impl Pool {
         }
     }
 
-    /// Ends everything of a key but its leases: these end when they come back.
-    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure) {
+    /// Ends everything of a key but its leases: these end when they come back. A waiting login is the
+    /// way out of a refusal that was met elsewhere; only a refused login speaks for it.
+    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure, with_logins: bool) {
         if self.planted.has(Bug::StaleApproval) {
             return;
         }
         let Key { queue, logins, idle, .. } = &self.keys[key as usize];
+        let logins = logins.iter().filter(|_| with_logins);
         let waiting: Vec<Ticket> = queue.iter().chain(logins).copied().collect();
         let idle: Vec<ServerId> = idle.iter().copied().collect();
         self.keys[key as usize].refused = Some(Box::new(failure.clone()));

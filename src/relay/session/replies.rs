@@ -59,7 +59,10 @@ impl Session {
             tag::FAILURE => self.failed(reply),
             _ if matches!(self.work, Work::Aborting { .. }) => self.aborted(),
             _ if self.planted.has(Bug::DropIgnored) => Relay::Swallow,
-            _ => Relay::Forward,
+            _ => {
+                self.has_failed = true; // a RESET in flight: nothing is done before its answer
+                Relay::Forward
+            }
         }
     }
 
@@ -81,9 +84,11 @@ impl Session {
                 self.has_failed = false;
                 self.work = Work::Finished;
             }
-            (tag::ROUTE, Work::Routing) => {
-                self.work = Work::Finished;
-                return self.own_table(reply, cx);
+            (tag::ROUTE, work) => {
+                if work == Work::Routing {
+                    self.work = Work::Finished;
+                }
+                return self.own_table(reply, cx); // also with a RESET behind it
             }
             _ => {}
         }
@@ -202,6 +207,7 @@ impl Session {
             (self.owed.is_risky() || is_open_write) && !self.planted.has(Bug::TransientCommit);
         let is_over = matches!(self.work, Work::Finished | Work::Aborting { is_over: true, .. });
         let timed_out = self.next_failure.take();
+        let had_failed = self.has_failed;
         self.release(Release::Broken(why));
         if self.work == Work::Leased {
             self.work = Work::Idle; // nothing was sent; the request is decided on again
@@ -217,9 +223,24 @@ impl Session {
             return;
         }
         self.work = Work::Failed;
-        self.next_failure = Some(failure);
+        // One FAILURE is enough: a client that has seen it gets IGNORED for the rest, as from the server.
+        self.next_failure = Some(failure).filter(|_| !had_failed);
         self.answer_lost();
         self.finish_drain();
+    }
+
+    /// A planted mistake: an unanswered auto-commit RUN is held again, to be sent to another connection.
+    pub fn replay_run(&mut self, why: Discard) -> bool {
+        let is_run = self.owed.front().is_some_and(|owed| owed.tag == tag::RUN);
+        let is_alone = is_run && self.owed.due_from_server() == 1 && !self.is_sending;
+        if !is_alone || !matches!(self.work, Work::Auto(_)) {
+            return false;
+        }
+        self.owed.clear();
+        self.release(Release::Broken(why));
+        self.work = Work::Idle;
+        self.held.push_front(Head { fields: 3, tag: tag::RUN, is_struct: true });
+        true
     }
 
     /// The first unanswered request fails, the rest is IGNORED; the client's own RESET succeeds.

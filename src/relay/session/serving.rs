@@ -174,12 +174,11 @@ impl Session {
         Decision::Drop
     }
 
-    /// RESET: seen ahead of everything held.
-    pub(super) fn reset(&mut self) -> Decision {
-        let held = self.held.len();
+    /// RESET: seen ahead of everything held before it.
+    pub(super) fn reset(&mut self, held: usize) -> Decision {
         if held > 0 {
-            self.held.clear();
-            self.actions.push_back(Action::DropHeld);
+            self.held.drain(..held);
+            self.actions.push_back(Action::DropHeld(held));
         }
         match self.work {
             Work::Idle | Work::Leased | Work::Failed | Work::Waiting => {
