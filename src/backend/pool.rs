@@ -278,7 +278,7 @@ impl Pool {
         if expires <= now {
             return self.close(id, Discard::Lifetime);
         }
-        self.place(id, key, now);
+        self.place(id, key, was_counted, now);
         self.balance(now);
     }
 

@@ -120,10 +120,11 @@ impl Pool {
         false
     }
 
-    /// Where a connection that has just become READY goes.
-    pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
+    /// Where a connection that has just become READY goes. One that was dialled or borrowed for a waiter here is
+    /// given to other shards only after its use: else it would go round between those who wait, for ever.
+    pub(super) fn place(&mut self, id: ServerId, key: u32, was_used: bool, now: Duration) {
         let is_above_claim = self.entries.len() as u32 > self.options.claim;
-        if (self.waiters.is_empty() || is_above_claim)
+        if (self.waiters.is_empty() || is_above_claim && was_used)
             && let Some((shard, wanted)) = self.permits.waiting_after(self.shard)
             && shard != self.shard
             && self.permits.answer(shard)
@@ -542,6 +543,26 @@ mod tests {
         pool.closed(dialled[0], NOW);
         assert!(dials(&mut pool).is_empty());
         assert_eq!(permits.open(), 0);
+    }
+
+    #[test]
+    fn a_fresh_connection_is_used_before_another_shard_gets_it() {
+        let (mut pool, permits) = pool(1);
+        pool.options.claim = 0;
+        let identity = identity();
+        let Acquired::Waiting(ticket) = pool.acquire(&identity, Want::Lease, NOW) else {
+            panic!("nothing is open yet")
+        };
+        let dialled = dials(&mut pool)[0];
+        permits.announce(1, identity.fingerprint.word());
+        pool.dialed(dialled, NOW);
+        let granted = matches!(pool.next_order(), Some(Order::Grant(to, _)) if to == ticket);
+        assert!(granted, "the waiter here comes first");
+        pool.acquire(&identity, Want::Lease, NOW);
+        pool.checkin(dialled, NOW);
+        let orders: Vec<Order> = std::iter::from_fn(|| pool.next_order()).collect();
+        let is_lent = |order: &Order| matches!(order, Order::Lend(_, 1));
+        assert!(orders.iter().any(is_lent), "and after its use the other shard: {orders:?}");
     }
 
     #[test]
