@@ -288,7 +288,7 @@ impl Serving {
         let options = &self.world.options;
         let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
         if self.login_by.is_some_and(|by| by <= now) {
-            return self.close(CloseReason::LoginTimeout, stream);
+            return self.login_timed_out(stream);
         }
         if self.exchange.is_mid_request() && self.progress_at + options.message_within <= now {
             return self.close(CloseReason::MessageTimeout, stream);
@@ -298,6 +298,21 @@ impl Serving {
         }
         self.event(stream, None, |exchange, cx, wires| {
             exchange.session.deadline_passed(cx);
+            exchange.after(cx, wires);
+        });
+    }
+
+    /// A client that waits for the server's word is told so; one that says nothing is just closed.
+    fn login_timed_out(&mut self, stream: &Stream) {
+        self.login_by = None;
+        let Some(identity) = self.outside.login.take() else {
+            return self.close(CloseReason::LoginTimeout, stream);
+        };
+        self.world.backend.stop_asking(self.outside.client);
+        let refusal = Refusal::Unreachable("it has not answered the login in time".into());
+        let outcome = LoginOutcome::Failed(refusal);
+        self.event(stream, None, |exchange, cx, wires| {
+            exchange.session.login_done(identity, &outcome, cx);
             exchange.after(cx, wires);
         });
     }

@@ -277,12 +277,6 @@ impl Client {
         assert_eq!(self.next(), Said::EndOfFile);
     }
 
-    pub fn expect_silence(&mut self) {
-        self.stream.set_read_timeout(Some(SILENCE)).unwrap();
-        assert_eq!(self.next(), Said::Nothing);
-        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    }
-
     /// The connection serves, as if nothing had been.
     pub fn expect_well(&mut self) {
         self.send(&[run("RETURN $nonce AS n", "well"), pull(-1)].concat());
