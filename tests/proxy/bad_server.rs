@@ -5,7 +5,7 @@ use crate::value::map;
 use boltmux::wire::message::tag;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 
 /// Where a server goes wrong.
@@ -27,6 +27,7 @@ type Badness = Arc<Mutex<(Phase, Vec<u8>)>>;
 pub struct BadServer {
     pub address: SocketAddr,
     badness: Badness,
+    resets: Arc<AtomicU64>,
     is_over: Arc<AtomicBool>,
 }
 
@@ -37,18 +38,25 @@ impl BadServer {
         let address = listener.local_addr().unwrap();
         let badness: Badness = Arc::new(Mutex::new((Phase::Nowhere, Vec::new())));
         let is_over = Arc::new(AtomicBool::new(false));
+        let resets = Arc::new(AtomicU64::new(0));
         let (its_badness, its_end) = (badness.clone(), is_over.clone());
+        let its_resets = resets.clone();
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 if its_end.load(Relaxed) {
                     return;
                 }
-                let badness = its_badness.clone();
+                let (badness, resets) = (its_badness.clone(), its_resets.clone());
                 // A connection that ends in the middle ends its thread; that is all.
-                std::thread::spawn(move || serve(stream, &badness));
+                std::thread::spawn(move || serve(stream, &badness, &resets));
             }
         });
-        BadServer { address, badness, is_over }
+        BadServer { address, badness, resets, is_over }
+    }
+
+    /// RESETs it has answered.
+    pub fn resets(&self) -> u64 {
+        self.resets.load(Relaxed)
     }
 
     /// From the next answer of that kind on, these bytes come instead.
@@ -64,7 +72,7 @@ impl Drop for BadServer {
     }
 }
 
-fn serve(mut stream: TcpStream, badness: &Badness) -> Option<()> {
+fn serve(mut stream: TcpStream, badness: &Badness, resets: &AtomicU64) -> Option<()> {
     let _ = stream.set_nodelay(true);
     let bad = |phase| {
         let badness = badness.lock().unwrap();
@@ -88,6 +96,10 @@ fn serve(mut stream: TcpStream, badness: &Badness) -> Option<()> {
                 let mut bytes = encode(tag::RECORD, &[row]);
                 bytes.extend(bad(Phase::Result).unwrap_or_else(|| success.clone()));
                 bytes
+            }
+            tag::RESET => {
+                resets.fetch_add(1, Relaxed);
+                success.clone()
             }
             tag::GOODBYE => return None,
             _ => success.clone(),

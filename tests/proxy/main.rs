@@ -1,5 +1,6 @@
 //! The whole proxy over loopback, before the synthetic server or servers that are worse: scripted
 //! conversations, bad input, several shards, session mode, the program itself, and the storm.
+#![allow(clippy::unwrap_used, reason = "tests fail by panicking, their helpers, too")]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,

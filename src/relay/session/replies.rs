@@ -95,11 +95,20 @@ impl Session {
         Relay::Forward
     }
 
-    /// Whether a result has come to its end.
-    fn is_last(&self, reply: Reply<'_>) -> bool {
-        let read = || reply.payload.and_then(|payload| read_fields(payload).ok());
-        let fields = reply.fields.or_else(read).unwrap_or_default();
-        !fields.has_more || !self.version.has_database()
+    /// Whether a result has come to its end. A summary that cannot be read leaves the server in doubt: nothing
+    /// more is asked of it before a RESET.
+    fn is_last(&mut self, reply: Reply<'_>) -> bool {
+        let read = match (reply.fields, reply.payload) {
+            (Some(fields), _) => Ok(fields),
+            (None, payload) => payload.map_or_else(|| Ok(Fields::default()), read_fields),
+        };
+        match read {
+            Ok(fields) => !fields.has_more || !self.version.has_database(),
+            Err(_) => {
+                self.has_failed = true;
+                false
+            }
+        }
     }
 
     /// The routing table with the proxy's own address in all three roles; `db` and `ttl` are the server's.
