@@ -1,9 +1,10 @@
-//! The way of a byte: what either side sent, cut into messages, judged by the `Session`, and handed on as the same
-//! bytes. Pure: a slice in, calls of `Effects` out.
+//! The way of a byte: what either side sent, cut into messages, judged by the `Session`, and handed
+//! on as the same bytes. Pure: a slice in, calls of `Effects` out.
 //!
-//! Owns: where both streams are within a message, and the bytes that cannot go on yet. `hold` is, in this order,
-//! the held requests (`lengths`) and the first part of the request that is arriving. A request is judged when it is
-//! complete or longer than `REQUEST_HELD_MAX`; a record is handed on as it comes; a summary when it is complete.
+//! Owns: where both streams are within a message, and the bytes that cannot go on yet. `hold` is,
+//! in this order, the held requests (`lengths`) and the first part of the request that is arriving.
+//! A request is judged when it is complete or longer than `REQUEST_HELD_MAX`; a record is handed on
+//! as it comes; a summary when it is complete.
 
 use crate::backend::identity::Identity;
 use crate::backend::planted::Bug;
@@ -20,7 +21,8 @@ use std::rc::Rc;
 
 mod downward;
 
-/// A request longer than this is judged before its end: four receive buffers, more than a typical query with parameters.
+/// A request longer than this is judged before its end: four receive buffers, more than a typical
+/// query with parameters.
 pub const REQUEST_HELD_MAX: usize = 64 << 10;
 /// A summary longer than this is relayed before its end; only query plans are.
 const SUMMARY_HELD_MAX: usize = 64 << 10;
@@ -33,7 +35,8 @@ pub enum Leased {
     Refused(Refusal),
 }
 
-/// What the server sent that belongs to no request of this client: the next owner reads on from there.
+/// What the server sent that belongs to no request of this client: the next owner reads on from
+/// there.
 pub struct Remainder<'a> {
     pub scanner: Scanner,
     /// The first half of a chunk header.
@@ -399,3 +402,6 @@ impl Exchange {
         fx.release(how, remainder);
     }
 }
+
+#[cfg(test)]
+mod tests;

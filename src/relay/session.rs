@@ -1,5 +1,6 @@
-//! One client's session in transaction mode: every rule about who is asked, who answers and when a server
-//! connection may be let go. Pure: messages, leases, losses and `now` in; decisions and actions out.
+//! One client's session in transaction mode: every rule about who is asked, who answers and when a
+//! server connection may be let go. Pure: messages, leases, losses and `now` in; decisions and
+//! actions out.
 //!
 //! ```text
 //!  Hello ─HELLO─► Authentication ─LOGON─► LoggingIn ─accepted─► Serving          (5.1+)
@@ -13,9 +14,10 @@
 //!             any with a lease ─a time limit─► Aborting ─SUCCESS of our RESET─► Failed
 //! ```
 //!
-//! A request that this state cannot place yet is held and decided later, in order. Laws: each request gets one
-//! summary; a lease is released only with nothing owed by the server, or said to be dirty; once
-//! a byte of a request may have left, it is never sent again; no outcome is invented.
+//! A request that this state cannot place yet is held and decided later, in order. Laws: each
+//! request gets one summary; a lease is released only with nothing owed by the server, or said to
+//! be dirty; once a byte of a request may have left, it is never sent again; no outcome is
+//! invented.
 
 use crate::backend::approval::LoginOutcome;
 use crate::backend::identity::{Identity, Profile};
@@ -155,7 +157,8 @@ enum Work {
     /// The server is READY; answers that are ours may still be due.
     Finished,
     Resetting,
-    /// Our own RESET is on its way. Was it an auto-commit query, and has the transaction ended after all?
+    /// Our own RESET is on its way. Was it an auto-commit query, and has the transaction ended
+    /// after all?
     Aborting {
         was_auto: bool,
         is_over: bool,
@@ -203,7 +206,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// `connection_id` is told to the client; `is_manifest`: the version came from a manifest handshake.
+    /// `connection_id` is told to the client; `is_manifest`: the version came from a manifest
+    /// handshake.
     pub fn new(version: Version, is_manifest: bool, connection_id: u64) -> Session {
         Session {
             version,
@@ -389,7 +393,8 @@ fn risk_of(is_read: bool) -> Risk {
     if is_read { Risk::None } else { Risk::Committed }
 }
 
-/// The fields of a complete request; a malformed one is the server's to judge, and counts as a write.
+/// The fields of a complete request; a malformed one is the server's to judge, and counts as a
+/// write.
 fn fields_of(request: Request<'_>) -> Fields {
     request.payload.and_then(|payload| read_fields(payload).ok()).unwrap_or_default()
 }

@@ -73,6 +73,7 @@ impl World {
             is_settling: false,
             planted,
             trace: None,
+            seen: Default::default(),
             plan,
         };
         world.interleave();
@@ -83,7 +84,8 @@ impl World {
         world
     }
 
-    /// Lets closed connections of one shard give their permits back while the other says that it waits.
+    /// Lets closed connections of one shard give their permits back while the other says that it
+    /// waits.
     fn interleave(&mut self) {
         for shard in 0..2 {
             let other = self.shards[1 - shard].pool.clone();

@@ -1,4 +1,5 @@
-//! HELLO and LOGON: what a client has to say first, and what it is told when the server has judged it.
+//! HELLO and LOGON: what a client has to say first, and what it is told when the server has judged
+//! it.
 
 use super::*;
 
