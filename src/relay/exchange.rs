@@ -390,7 +390,7 @@ impl Exchange {
     }
 
     fn release(&mut self, how: Release, rest: &[u8], fx: &mut impl Effects) {
-        let is_quiet = rest.iter().all(|&byte| byte == 0) && rest.len() % 2 == 0;
+        let is_quiet = rest.iter().all(|&byte| byte == 0) && rest.len().is_multiple_of(2);
         let is_unread = !is_quiet || self.loose[1].is_some() || !self.down.is_between_messages();
         let how = match how {
             Release::Clean if is_unread && !self.session.planted.has(Bug::ReuseUnread) => {

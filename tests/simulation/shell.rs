@@ -476,7 +476,7 @@ impl World {
     }
 
     /// Bytes of a server, or its end.
-    pub(super) fn from_server(&mut self, slot: usize, bytes: Option<Vec<u8>>) {
+    pub(super) fn server_says(&mut self, slot: usize, bytes: Option<Vec<u8>>) {
         let now = self.now;
         let link = self.links[slot].as_mut().expect("the slot is in use");
         let (shard, id) = (link.shard, link.id);
@@ -486,7 +486,7 @@ impl World {
             (Owner::Dialing { .. }, Some(bytes)) => self.dialing(slot, &bytes),
             (Owner::Pooled, None) => _ = pool.borrow_mut().noticed(id, Discard::ServerClosed),
             (Owner::Pooled, Some(_)) => _ = pool.borrow_mut().noticed(id, Discard::Unread),
-            (&mut Owner::Client(client), bytes) => self.to_exchange(client, bytes),
+            (&mut Owner::Client(client), bytes) => self.feed_exchange(client, bytes),
             (Owner::Cleaning(_), None) => pool.borrow_mut().close(id, Discard::ServerClosed),
             (Owner::Cleaning(cleaner), Some(bytes)) => match cleaner.feed(&bytes) {
                 Cleaned::NotYet => {}
@@ -504,7 +504,7 @@ impl World {
         }
     }
 
-    fn to_exchange(&mut self, client: usize, bytes: Option<Vec<u8>>) {
+    fn feed_exchange(&mut self, client: usize, bytes: Option<Vec<u8>>) {
         let Some(bytes) = bytes else {
             self.client(client).peer.has_lost = true;
             return self.with_exchange(client, &[], |exchange, cx, hands| {

@@ -185,7 +185,7 @@ impl World {
             }
             _ => {
                 let bytes = link.down.take(&mut self.random);
-                return self.from_server(slot, bytes);
+                return self.server_says(slot, bytes);
             }
         }
         let out = std::mem::take(&mut link.server.out);
