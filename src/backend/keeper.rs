@@ -1,7 +1,7 @@
 //! One shard's server connections as they really are: the shell that carries the pool's orders out.
 //!
-//! Owns the sockets that no client has leased, the tasks that dial, clean, lend and close them, and the slots in which
-//! clients wait. Decides nothing: `Pool` and `Approvals` do.
+//! Owns the sockets that no client has leased, the tasks that dial, clean, lend and close them, and
+//! the slots in which clients wait. Decides nothing: `Pool` and `Approvals` do.
 
 use crate::backend::approval::{Approvals, LoginOutcome};
 use crate::backend::cleaner::{Cleaned, Cleaner};
@@ -326,7 +326,8 @@ impl Backend {
         let lease = self.check_out(id);
         match (self.waiting.borrow_mut().get_mut(&ticket), lease) {
             (Some(slot), lease) => {
-                // A connection that ended on its way is like one that was lost before the first byte.
+                // A connection that ended on its way is like one that was lost before the first
+                // byte.
                 let lost = || Refusal::Unreachable("the connection ended before its use".into());
                 slot.result = Some(lease.ok_or_else(lost));
                 if let Some(waker) = slot.waker.take() {

@@ -1,4 +1,5 @@
-//! A client that has agreed on a version: moves bytes between it, the `Exchange`, and the connection it leases.
+//! A client that has agreed on a version: moves bytes between it, the `Exchange`, and the
+//! connection it leases.
 
 use crate::backend::approval::LoginOutcome;
 use crate::backend::cleaner::Cleaner;
@@ -254,7 +255,8 @@ impl Serving {
         let Some(due) = self.due() else { return Poll::Pending };
         let now = self.world.driver.now();
         if due > now {
-            // An earlier timer that is armed is left to fire: most deadlines move on before they come.
+            // An earlier timer that is armed is left to fire: most deadlines move on before they
+            // come.
             let is_armed = self.timer.as_ref().is_some_and(|(at, _)| *at <= due);
             if !is_armed {
                 self.timer = Some((due, Box::pin(self.world.driver.sleep(due - now))));
