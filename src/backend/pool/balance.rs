@@ -12,6 +12,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// After a FAILURE like "too many logins" or "no threads": Neo4j's lock after failed logins is 5 s
+/// (`auth_lock_time`), and a try a second is cheap.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 impl Pool {
     /// Another shard waits: give it what lies idle here.
     pub fn others_wait(&mut self) {
@@ -59,7 +63,9 @@ impl Pool {
     pub fn next_deadline(&self) -> Option<Duration> {
         let waiter = self.waiters.first_key_value().map(|(_, waiter)| waiter.deadline);
         let pause = self.down.as_ref().filter(|_| waiter.is_some()).map(|(_, until)| *until);
-        waiter.into_iter().chain(pause).min()
+        let pauses = self.needy.iter().map(|&key| self.keys[key as usize].paused_until);
+        let pauses = pauses.filter(|until| *until > self.now);
+        waiter.into_iter().chain(pause).chain(pauses).min()
     }
 
     /// Refuses whoever waits, closes what is idle; leased ones close when they come back.
@@ -73,6 +79,7 @@ impl Pool {
 
     /// Serves waiters with permits, first come, first served, until something has to be waited for.
     pub(super) fn balance(&mut self, now: Duration) {
+        self.now = now;
         while let Some((key, ticket)) = self.neediest() {
             let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
             if self.dialing >= DIALS_MAX || is_paused {
@@ -122,6 +129,7 @@ impl Pool {
 
     /// Where a connection that has just become READY goes.
     pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
+        self.now = now;
         let is_above_claim = self.entries.len() as u32 > self.options.claim;
         if (self.waiters.is_empty() || is_above_claim)
             && let Some((shard, wanted)) = self.permits.waiting_after(self.shard)
@@ -166,8 +174,8 @@ impl Pool {
     /// The oldest waiter that no dial in flight will serve.
     fn neediest(&self) -> Option<(u32, Ticket)> {
         let oldest = |&key: &u32| {
-            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
-            let lease = queue.get(*dialing).copied();
+            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
+            let lease = queue.get(*dialing).filter(|_| *paused_until <= self.now).copied();
             lease.into_iter().chain(logins.front().copied()).min().map(|ticket| (key, ticket))
         };
         self.needy.iter().filter_map(oldest).min_by_key(|&(_, ticket)| ticket)
@@ -176,8 +184,9 @@ impl Pool {
     /// Waiters that no dial in flight will serve.
     fn uncovered(&self) -> usize {
         let count = |&key: &u32| {
-            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
-            queue.len().saturating_sub(*dialing) + logins.len()
+            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
+            let leases = queue.len().saturating_sub(*dialing);
+            logins.len() + if *paused_until <= self.now { leases } else { 0 }
         };
         self.needy.iter().map(count).sum()
     }
@@ -236,6 +245,9 @@ impl Pool {
         }
         if failure.is_about_credentials() {
             self.refuse_key(key, &failure, true);
+        } else if login.is_none() && failure.is_passing() {
+            // Whoever has connections goes on with them; the dial is tried again later.
+            self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE;
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
@@ -267,6 +279,9 @@ impl Pool {
             self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
         }
         idle.into_iter().for_each(|id| self.close(id, Discard::Revoked));
+        for (_, entry) in &mut self.entries {
+            entry.is_stale |= entry.key == key && entry.state == State::Dialing(None);
+        }
     }
 
     /// An idle connection to give away: one of the identity `wanted` if there is one, else the
@@ -382,6 +397,7 @@ impl Pool {
             logins: VecDeque::new(),
             dialing: 0,
             held: 0,
+            paused_until: Duration::ZERO,
             refused: None,
         }) as u32;
         self.by_fingerprint.insert(identity.fingerprint, key);
@@ -420,6 +436,7 @@ impl Pool {
             expires,
             pass_to: None,
             is_evicted: false,
+            is_stale: false,
             is_counted: false,
         };
         self.keys[key as usize].held += 1;
