@@ -42,8 +42,10 @@ const ROUNDS_MIN: u32 = 4;
 const ROUND_SECONDS: u32 = 4;
 /// Fills the pool and wakes every CPU before the clock starts.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// What is open besides connections: measured 150 with 4 CPUs; each executor has about a dozen.
-const FILES_RESERVED: u64 = 512;
+/// What an executor and its ring have open: measured 60 in all with 6 executors, and more to spare.
+const EXECUTOR_FILES: usize = 16;
+/// Beside the executors' threads: the control core, both acceptors, standard streams, the signals.
+const FILES_RESERVED: usize = 64;
 /// Nobody's transaction is worth a long wait for the demo's end.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -157,9 +159,12 @@ struct Size {
 
 impl Size {
     /// The proxy takes the first CPUs, as it always does; half of what it leaves is the servers',
-    /// the rest the load generator's.
+    /// the rest the load generator's. A shard that owns no connection only borrows, so unless it
+    /// is asked for there are no more shards than connections.
     fn of(demo: &Demo, cpus: &[usize]) -> Result<Size, Trouble> {
-        let shards = demo.shards.unwrap_or((cpus.len() / 2).clamp(1, SHARDS_MAX) as u32);
+        let pool = demo.pool.unwrap_or(POOL);
+        let half = (cpus.len() / 2).clamp(1, SHARDS_MAX) as u32;
+        let shards = demo.shards.unwrap_or(half.min(pool));
         if shards as usize > SHARDS_MAX {
             let text = format!("{shards} shards; expected 1 to {SHARDS_MAX}");
             return Err(Trouble { status: exit::USAGE, text });
@@ -173,7 +178,7 @@ impl Size {
         Ok(Size {
             seconds: demo.seconds.unwrap_or(SECONDS),
             clients: demo.clients.unwrap_or(CLIENTS),
-            pool: demo.pool.unwrap_or(POOL),
+            pool,
             shards,
             server_cpus: server.to_vec(),
             load_cpus: load.to_vec(),
@@ -185,7 +190,9 @@ impl Size {
         let refused = |text| Trouble { status: exit::REFUSED, text };
         let limit = raise_open_files_limit()
             .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
-        let needed = 4 * u64::from(self.clients) + 2 * u64::from(self.pool) + FILES_RESERVED;
+        let executors = self.shards as usize + 2 * self.server_threads() + self.load_threads();
+        let beside = EXECUTOR_FILES * executors + FILES_RESERVED;
+        let needed = 4 * u64::from(self.clients) + 2 * u64::from(self.pool) + beside as u64;
         if needed > limit {
             return Err(refused(format!(
                 "the demo needs about {needed} open files, the hard limit is {limit}; \
@@ -193,6 +200,10 @@ impl Size {
             )));
         }
         Ok(())
+    }
+
+    fn server_threads(&self) -> usize {
+        self.server_cpus.len().max(1)
     }
 
     fn load_threads(&self) -> usize {
@@ -232,7 +243,7 @@ impl Size {
             self.seconds,
             self.pool,
             self.shards,
-            self.server_cpus.len().max(1),
+            self.server_threads(),
             self.load_threads(),
         )
     }
@@ -249,7 +260,7 @@ struct Stage {
 impl Stage {
     fn build(size: &Size) -> Result<Stage, Trouble> {
         let options = synthetic::Options {
-            threads: size.server_cpus.len().max(1),
+            threads: size.server_threads(),
             cpus: Some(size.server_cpus.clone()),
             users: vec![(USER.into(), PASSWORD.into())],
             // Nobody reads it, and it would grow with every answer.
@@ -400,6 +411,7 @@ fn move_bar(bar: &ProgressBar, progress: &Progress) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::{Tally, TargetReport};
 
     fn size(cpus: usize, shards: Option<u32>) -> Size {
         let cpus: Vec<usize> = (0..cpus).collect();
@@ -424,6 +436,53 @@ mod tests {
         let demo = Demo { shards: Some(65), ..Demo::default() };
         let refused = Size::of(&demo, &[0]).err().map(|trouble| (trouble.status, trouble.text));
         assert_eq!(refused, Some((exit::USAGE, "65 shards; expected 1 to 64".into())));
+    }
+
+    /// A report of one request, answered right, both ways.
+    fn outcome() -> Outcome {
+        let mut tally = Tally::default();
+        tally.answered(Duration::from_millis(1), 1, true);
+        let target = |name: &str| TargetReport {
+            name: name.into(),
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            version: None,
+            seconds: 1.0,
+            tally: tally.clone(),
+            cpu: None,
+            rounds: Vec::new(),
+            ratios: None,
+        };
+        let report = Report {
+            shape: "auto".into(),
+            clients: 9,
+            threads: 1,
+            targets: vec![target("direct"), target("boltmux")],
+            generator_busy: None,
+            was_stopped: false,
+        };
+        let (connections_direct, connections_boltmux) = (9, 2);
+        Outcome { report, seconds: 1, pool: 2, shards: 1, connections_direct, connections_boltmux }
+    }
+
+    #[test]
+    fn one_wrong_answer_or_one_connection_too_many_is_told() {
+        assert!(outcome().is_fine());
+        let spoil: [fn(&mut Outcome); 4] = [
+            |outcome| outcome.report.targets[1].tally.mismatches = 1,
+            |outcome| outcome.report.targets[0].tally.error("lost"),
+            |outcome| outcome.report.targets[1].tally = Tally::default(),
+            |outcome| outcome.connections_boltmux = 3,
+        ];
+        for (case, spoil) in spoil.iter().enumerate() {
+            let mut spoilt = outcome();
+            spoil(&mut spoilt);
+            assert!(!spoilt.is_fine(), "case {case}");
+            assert_eq!(spoilt.to_json()["is_fine"], false, "case {case}");
+        }
+        let mut stopped = outcome();
+        stopped.report.was_stopped = true;
+        stopped.report.targets[1].tally = Tally::default();
+        assert!(stopped.is_fine(), "a run that was ended before the first answer is no failure");
     }
 
     #[test]
