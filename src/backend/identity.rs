@@ -1,14 +1,17 @@
 //! Who a server connection belongs to: the whole identity that two clients must share to share it.
 //!
-//! A connection's version, credentials, routing context, notification filter and `patch_bolt` are fixed when
-//! it logs in and shape every byte after that. Two clients that differ in any of them never meet.
+//! A connection's version, credentials, routing context, notification filter and `patch_bolt` are
+//! fixed when it logs in and shape every byte after that. Two clients that differ in any of them
+//! never meet.
 
+use crate::backend::planted::{Bug, Planted};
 use crate::wire::message::{Auth, Hello, Notifications};
 use crate::wire::version::Version;
 use aws_lc_rs::hmac;
 use std::fmt;
 
-/// Names an identity without telling it: a MAC with a key of this process over everything it consists of.
+/// Names an identity without telling it: a MAC with a key of this process over everything it
+/// consists of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
@@ -31,7 +34,8 @@ impl fmt::Debug for Fingerprint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     pub version: Version,
-    /// `None` is `bolt://`. The entries are without `address`: towards servers that is the server's own.
+    /// `None` is `bolt://`. The entries are without `address`: towards servers that is the server's
+    /// own.
     pub routing: Option<Vec<(String, String)>>,
     pub notifications: Notifications,
     pub utc_patch: bool,
@@ -91,15 +95,20 @@ impl fmt::Debug for Identity {
 
 /// Makes fingerprints with a key that only this process knows.
 #[derive(Clone)]
-pub struct FingerprintKey(hmac::Key);
+pub struct FingerprintKey {
+    key: hmac::Key,
+    pub planted: Planted,
+}
 
 impl FingerprintKey {
     /// `secret` is 32 random bytes of this process; a simulation gives fixed ones.
     pub fn new(secret: &[u8; 32]) -> FingerprintKey {
-        FingerprintKey(hmac::Key::new(hmac::HMAC_SHA256, secret))
+        let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
+        FingerprintKey { key, planted: Planted::default() }
     }
 
-    /// The identity of session mode's connections, on which nothing is said before the client speaks.
+    /// The identity of session mode's connections, on which nothing is said before the client
+    /// speaks.
     pub fn raw(&self) -> Identity {
         let profile = Profile {
             version: Version::new(0, 0),
@@ -115,9 +124,11 @@ impl FingerprintKey {
         let mut bytes = Vec::with_capacity(256);
         profile.write(&mut bytes);
         bytes.extend_from_slice(&owner.unwrap_or(0).to_le_bytes());
-        let mut context = hmac::Context::with_key(&self.0);
+        let mut context = hmac::Context::with_key(&self.key);
         context.update(&bytes);
-        context.update(auth.canonical());
+        if !self.planted.has(Bug::SharePool) {
+            context.update(auth.canonical());
+        }
         let mut fingerprint = [0; 32];
         fingerprint.copy_from_slice(context.sign().as_ref());
         let is_private = owner.is_some();
@@ -125,8 +136,8 @@ impl FingerprintKey {
     }
 }
 
-/// Whether clients with equal credentials of this scheme may share connections. Kerberos tickets are for one
-/// use, and of a scheme we do not know we cannot say.
+/// Whether clients with equal credentials of this scheme may share connections. Kerberos tickets
+/// are for one use, and of a scheme we do not know we cannot say.
 pub fn is_shareable(scheme: &str) -> bool {
     matches!(scheme, "none" | "basic" | "bearer")
 }

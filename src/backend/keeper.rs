@@ -389,8 +389,8 @@ impl Backend {
         });
     }
 
-    fn borrow(self: &Rc<Self>, lent: Box<Lent>) {
-        let Lent { socket, fingerprint, born, expires } = *lent;
+    fn borrow(self: &Rc<Self>, lent: Lent) {
+        let Lent { socket, fingerprint, born, expires } = lent;
         let conn = self.driver.adopt(socket.fd, socket.side);
         self.driver.catch_up(); // whatever lay unread in the socket shows now
         let backend = self.clone();
@@ -428,7 +428,7 @@ impl Backend {
             let message = self.peers.borrow_mut().receive();
             match message {
                 None => return,
-                Some(PeerMessage::Lend(lent)) => self.borrow(lent),
+                Some(PeerMessage::Lend(lent)) => self.borrow(*lent),
                 Some(PeerMessage::Permit) => self.permit_arrived(),
                 Some(PeerMessage::SomebodyWaits) => {
                     self.pool.borrow_mut().others_wait();

@@ -1,4 +1,8 @@
-//! Mistakes that tests switch on to prove that the simulation would see them. Release builds have none.
+//! Mistakes that tests switch on to prove that the simulation would see them. Release builds have
+//! none.
+
+#[cfg(debug_assertions)]
+use std::rc::Rc;
 
 /// One mistake, named by what it leaves out or does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,5 +75,25 @@ impl Planted {
     #[inline]
     pub fn has(self, bug: Bug) -> bool {
         cfg!(debug_assertions) && self.0 == Some(bug)
+    }
+}
+
+/// What a test lets another core do in the midst of a step here. Compiled out without debug
+/// assertions.
+#[derive(Clone, Default)]
+pub struct Interleave(#[cfg(debug_assertions)] Option<Rc<dyn Fn()>>);
+
+impl Interleave {
+    #[cfg(debug_assertions)]
+    pub fn new(other: Rc<dyn Fn()>) -> Interleave {
+        Interleave(Some(other))
+    }
+
+    #[inline]
+    pub fn run(&self) {
+        #[cfg(debug_assertions)]
+        if let Some(other) = &self.0 {
+            other();
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! One shard's connections to one server, and who waits for them. Pure.
 //!
-//! Owns: which connection is idle, leased, being dialled, cleaned, lent or closed; the queue of waiters; how
-//! many dials are in flight. Does not own sockets: every change that needs one is an `Order`, and the shell
-//! reports back with the method of the same event.
+//! Owns: which connection is idle, leased, being dialled, cleaned, lent or closed; the queue of
+//! waiters; how many dials are in flight. Does not own sockets: every change that needs one is an
+//! `Order`, and the shell reports back with the method of the same event.
 //!
 //! ```text
 //!   acquire ──► Dialing ──dialed──► Leased ⇄ Idle ──► Lending ──lent──► gone
@@ -13,14 +13,15 @@
 //!
 //! `pool/balance.rs` decides who gets a free connection or permit.
 //!
-//! Invariants: a connection is in exactly one state; each holds one permit from before its dial until `closed`
-//! or `lent`; an idle one is READY, with nothing unread; no waiter waits while a connection of its key is idle.
+//! Invariants: a connection is in exactly one state; each holds one permit from before its dial
+//! until `closed` or `lent`; an idle one is READY, with nothing unread; no waiter waits while a
+//! connection of its key is idle.
 
 mod balance;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
-use crate::backend::planted::{Bug, Planted};
+use crate::backend::planted::{Bug, Interleave, Planted};
 use crate::backend::{Discard, Refusal};
 use crate::wire::message::Failure;
 use slab::Slab;
@@ -31,7 +32,8 @@ use std::time::Duration;
 
 /// Dials in flight per server and shard: logins cost a server a password hash each.
 pub const DIALS_MAX: u32 = 8;
-/// Clients that may wait in one shard: as many as can be connected with 16-bit ports to one address.
+/// Clients that may wait in one shard: as many as can be connected with 16-bit ports to one
+/// address.
 pub const WAITERS_MAX: usize = 65_536;
 /// First pause after a failed dial; doubles up to the other bound, with jitter of a quarter.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -197,6 +199,8 @@ pub struct Pool {
     seed: u64,
     pub counters: PoolCounters,
     pub planted: Planted,
+    /// Runs between finding no permit and saying that this shard waits.
+    pub interleave: Interleave,
 }
 
 impl Pool {
@@ -224,6 +228,7 @@ impl Pool {
             seed: seed | 1,
             counters: PoolCounters::default(),
             planted: Planted::default(),
+            interleave: Interleave::default(),
         }
     }
 
@@ -335,8 +340,10 @@ impl Pool {
         self.end_dial(key, login);
         self.keys[key as usize].refused = None;
         if let Some(ticket) = login {
-            self.finish(ticket);
-            self.orders.push_back(Order::LoggedIn(ticket));
+            // Nobody is told twice: the waiter may have been refused while its dial was under way.
+            if self.finish(ticket) {
+                self.orders.push_back(Order::LoggedIn(ticket));
+            }
         }
         self.checkin(id, now);
     }
@@ -357,8 +364,8 @@ impl Pool {
         self.balance(now);
     }
 
-    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows. `None`: nobody here knows its identity
-    /// any more; close it and report `permit_arrived`.
+    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows.
+    /// `None`: nobody here knows its identity any more; close it and report `permit_arrived`.
     pub fn borrowed(
         &mut self,
         fingerprint: Fingerprint,
@@ -370,6 +377,18 @@ impl Pool {
         self.counters.borrowed += 1;
         self.is_announced = false;
         Some(id)
+    }
+
+    /// A connection that is to be lent was taken off the ring. True if nothing was unread: send it
+    /// on its way, it is not this shard's any more. Else it is closed, and the other shard gets its
+    /// permit.
+    pub fn detached(&mut self, id: ServerId, is_quiet: bool) -> bool {
+        let is_lent = is_quiet || self.planted.has(Bug::LendUnread);
+        match is_lent {
+            true => self.lent(id),
+            false => self.close(id, Discard::Unread),
+        }
+        is_lent
     }
 
     /// The connection is on its way to another shard, with its permit.
@@ -393,10 +412,11 @@ impl Pool {
         self.balance(now);
     }
 
-    /// The server refuses these credentials: nobody gets a connection of theirs until a login succeeds.
+    /// The server refuses these credentials: nobody gets a connection of theirs until a login
+    /// succeeds.
     pub fn revoke(&mut self, fingerprint: Fingerprint, failure: Box<Failure>, now: Duration) {
         if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
-            self.refuse_key(key, &failure);
+            self.refuse_key(key, &failure, false);
             self.balance(now);
         }
     }
@@ -458,3 +478,6 @@ impl Pool {
         self.waiters.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

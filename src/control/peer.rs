@@ -51,11 +51,11 @@ impl Peer {
     pub async fn propose_manifest(&mut self) -> Result<Sighting, String> {
         self.step("an answer to the Bolt handshake", async |peer| {
             peer.send(&handshake::propose_manifest()).await?;
-            let Some(word) = peer.read_word().await? else { return Ok(Sighting::Closed) };
-            match handshake::parse_answer(&word).map_err(text)? {
-                Choice::None => Ok(Sighting::Nothing),
-                Choice::Version(version) => Ok(Sighting::One(version)),
-                Choice::Manifest => peer.read_manifest().await.map(Sighting::All),
+            match peer.read_choice().await? {
+                None => Ok(Sighting::Closed),
+                Some(Choice::None) => Ok(Sighting::Nothing),
+                Some(Choice::Version(version)) => Ok(Sighting::One(version)),
+                Some(Choice::Manifest) => peer.read_manifest().await.map(Sighting::All),
             }
         })
         .await
@@ -65,12 +65,11 @@ impl Peer {
     pub async fn propose(&mut self, version: Version) -> Result<bool, String> {
         self.step("an answer to the Bolt handshake", async |peer| {
             peer.send(&handshake::propose_exact(version)).await?;
-            let closed = "expected an answer to the Bolt handshake, the server closed instead";
-            let word = peer.read_word().await?.ok_or(closed)?;
-            match handshake::parse_answer(&word).map_err(text)? {
-                Choice::Version(chosen) => Ok(chosen == version),
-                Choice::None => Ok(false),
-                Choice::Manifest => Err("expected a version, the server sent a manifest".into()),
+            match peer.read_choice().await? {
+                Some(Choice::Version(chosen)) => Ok(chosen == version),
+                Some(Choice::None) => Ok(false),
+                Some(Choice::Manifest) => Err("expected a version, got a manifest".into()),
+                None => Err("expected an answer to the Bolt handshake, the server closed".into()),
             }
         })
         .await
@@ -93,7 +92,7 @@ impl Peer {
         let mut buffer = [0; READ_BYTES];
         let drop_rest =
             async { while self.stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
-        runtime::within(END_WAIT, drop_rest).await;
+        runtime::within(self.limit.min(END_WAIT), drop_rest).await;
     }
 
     /// Puts the time limit on a step, and the server's address before what went wrong in it.
@@ -129,11 +128,16 @@ impl Peer {
         }
     }
 
-    /// Four bytes, left among the received ones if a manifest begins with them; `None` at the end.
-    async fn read_word(&mut self) -> Result<Option<[u8; 4]>, String> {
+    /// The answer to proposals; `None` if the server closed instead. A manifest begins with these
+    /// bytes, so they are left for it.
+    async fn read_choice(&mut self) -> Result<Option<Choice>, String> {
         loop {
             if let Some(word) = self.received.first_chunk::<4>() {
-                return Ok(Some(*word));
+                let choice = handshake::parse_answer(word).map_err(text)?;
+                if choice != Choice::Manifest {
+                    self.received.drain(..4);
+                }
+                return Ok(Some(choice));
             }
             if !self.read_more().await? {
                 return Ok(None);

@@ -6,7 +6,7 @@
 //! upgrade is seen. What was learned is kept while the server cannot be reached.
 //!
 //! A probe holds one permit of the server from before the dial until the connection has ended, and
-//! is left out when none is free: then the shards' own connections show that the server is there.
+//! is left out when none is free: then the shards' own work shows whether the server is there.
 
 use crate::control::Core;
 use crate::control::link::Snapshot;
@@ -57,6 +57,8 @@ struct Refresh {
     view: Snapshot,
     /// Failed probes in a row.
     failures: u32,
+    /// What the shards had got done when a probe was left out; `None` since the last failed one.
+    work_done: Option<u64>,
     random: RandomState,
 }
 
@@ -78,6 +80,7 @@ impl Refresh {
             is_learning_due: true,
             view: Snapshot::default(),
             failures: 0,
+            work_done: None,
             random: RandomState::new(),
         }
     }
@@ -97,8 +100,7 @@ impl Refresh {
             return options.probe_interval;
         }
         if !self.core.permits.try_take() {
-            let is_fine = self.view.is_reachable;
-            return if is_fine { options.probe_interval } else { options.retry_min };
+            return self.left_out();
         }
         let outcome = self.probe_all().await;
         self.core.shards.borrow_mut().release();
@@ -106,6 +108,22 @@ impl Refresh {
             Ok(()) => self.succeeded(),
             Err(trouble) => self.failed(trouble),
         }
+    }
+
+    /// No permit is free. A server that was lost would stay so for as long as its pool is full, so
+    /// work that the shards got done since then counts as a probe that succeeded.
+    fn left_out(&mut self) -> Duration {
+        if self.view.is_reachable {
+            return self.core.options.probe_interval;
+        }
+        let mut shards = self.core.shards.borrow_mut();
+        shards.ask();
+        let work = shards.work_done();
+        drop(shards);
+        if self.work_done.replace(work).is_some_and(|before| work > before) {
+            return self.succeeded();
+        }
+        self.core.options.retry_min
     }
 
     /// Takes new addresses over if there are any; those known stay when a look-up fails.
@@ -193,21 +211,27 @@ impl Refresh {
             );
             self.login = None;
         }
-        if self.learned.as_ref().is_none_or(|before| before.known != learned.known) {
-            let known = &learned.known;
-            let versions: Vec<String> = known.versions.iter().map(ToString::to_string).collect();
-            let versions = versions.join(", ");
-            tracing::info!("the server {} is {}, Bolt {versions}", self.name, known.agent);
-        }
+        let is_news = self.view.known.as_ref() != Some(&learned.known);
         self.view.known = Some(learned.known.clone());
         self.learned = Some(learned);
         self.learned_at = monotonic();
         self.is_learning_due = false;
+        // After a failure `succeeded` tells the same.
+        if is_news && self.failures == 0 {
+            tracing::info!("the server {} is {}", self.name, self.describe());
+        }
+    }
+
+    fn describe(&self) -> String {
+        let Some(known) = &self.view.known else { return "not known yet".into() };
+        let versions: Vec<String> = known.versions.iter().map(ToString::to_string).collect();
+        format!("{}, Bolt {}", known.agent, versions.join(", "))
     }
 
     fn succeeded(&mut self) -> Duration {
         if self.failures > 0 {
-            tracing::info!("the server {} can be reached again", self.name);
+            let (name, description) = (&self.name, self.describe());
+            tracing::info!("the server {name} can be reached: it is {description}");
         }
         self.failures = 0;
         self.view.is_reachable = true;
@@ -222,6 +246,9 @@ impl Refresh {
         self.failures = self.failures.saturating_add(1);
         self.view.is_reachable = false;
         self.view.trouble = trouble;
+        // Should the next probe be left out, it can compare with these counts.
+        self.work_done = None;
+        self.core.shards.borrow_mut().ask();
         let options = &self.core.options;
         let random = self.random.hash_one(self.failures);
         pause_after(self.failures, options.retry_min, options.retry_max, random)

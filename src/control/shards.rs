@@ -1,9 +1,9 @@
 //! All shards as the control core sees them: their links, what could not be delivered yet, and the
 //! counts they reported last.
 //!
-//! Nothing here waits. A full ring keeps an order back until `deliver` is called again; of snapshots
-//! only the newest is kept. A permit is never lost: it is held for its shard, or goes on to the next
-//! one if that shard has ended.
+//! Nothing here waits. A full ring keeps an order back until `deliver` is called again; of
+//! snapshots only the newest is kept. A permit is never lost: it is held for its shard, or goes on
+//! to the next one if that shard has ended.
 
 use crate::backend::permits::Permits;
 use crate::control::link::{Order, ShardLink, Snapshot};
@@ -96,6 +96,12 @@ impl Shards {
     /// The latest counts, by shard.
     pub fn counters(&self) -> Vec<ShardCounters> {
         self.shards.iter().map(|shard| shard.latest.clone()).collect()
+    }
+
+    /// Grows with every server connection opened and every lease returned, as far as was reported.
+    pub fn work_done(&self) -> u64 {
+        let counts = self.shards.iter().map(|shard| &shard.latest);
+        counts.map(|counts| counts.servers_opened + counts.leases_returned).sum()
     }
 
     /// The first shard whose thread is gone.

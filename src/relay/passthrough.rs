@@ -14,6 +14,7 @@
 //! session from here: where requests and summaries do not match, the bytes go on as they are, and
 //! only a SUCCESS that has the field in question is ever changed.
 
+mod opening;
 mod owed;
 mod rewrite;
 
@@ -22,8 +23,7 @@ mod tests;
 
 use crate::relay::passthrough::owed::{Owed, Watched};
 use crate::wire::chunk::{self, Kind, Scanner};
-use crate::wire::handshake::{self, Choice, HandshakeError};
-use crate::wire::limits::{LOGIN_BYTES_MAX, VARINT_BYTES_MAX};
+use crate::wire::limits::LOGIN_BYTES_MAX;
 use crate::wire::message::tag;
 use crate::wire::version::Version;
 use bytes::Bytes;
@@ -34,8 +34,6 @@ use zeroize::Zeroizing;
 
 /// Magic and four proposals.
 const PROPOSALS_LENGTH: usize = 20;
-/// Longest client's answer to a manifest: a version and the capabilities.
-const CHOICE_BYTES_MAX: usize = 4 + VARINT_BYTES_MAX;
 /// A summary longer than this is relayed before its end, unchanged. Those we change hold a few
 /// addresses: a routing table of a thousand servers is half of it.
 const SUMMARY_HELD_MAX: usize = 64 << 10;
@@ -198,78 +196,6 @@ impl Passthrough {
     pub fn held_bytes(&self) -> usize {
         let glimpse = self.glimpse.as_ref().map_or(0, |glimpse| glimpse.capacity());
         self.unread.capacity() + glimpse + self.stash.capacity()
-    }
-
-    /// The server's answer goes on in one piece: some drivers read it out of a single buffer.
-    fn server_handshake(&mut self, input: &[u8], pipes: &mut impl Pipes) {
-        let before = self.stash.len();
-        self.stash.extend_from_slice(input);
-        let Some(answer) = self.stash.first_chunk::<4>() else { return };
-        let (length, phase) = match handshake::parse_answer(answer) {
-            Ok(Choice::Version(version)) => (4, Phase::Messages(version)),
-            // One that is newer than boltmux has the messages that the newest known one has.
-            Err(HandshakeError::UnknownVersion { major: major @ 1..=0xFE, minor }) => {
-                (4, Phase::Messages(Version::new(major, minor)))
-            }
-            Ok(Choice::Manifest) => match handshake::parse_manifest(&self.stash) {
-                Ok(None) => return, // its length is bounded by the number of entries
-                Ok(Some((length, _))) => (length, Phase::Choice),
-                Err(_) => (self.stash.len(), Phase::Unfollowed),
-            },
-            Ok(Choice::None) | Err(_) => (self.stash.len(), Phase::Unfollowed),
-        };
-        self.stash.truncate(length);
-        self.flush(pipes);
-        self.phase = if self.proposals_left == 0 { phase } else { Phase::Unfollowed };
-        let unread = mem::take(&mut self.unread);
-        self.client_handshake(&unread);
-        let at = length - before;
-        if at < input.len() {
-            match self.phase {
-                Phase::Messages(version) => self.relay_replies(version, input, at, pipes),
-                _ => pipes.to_client(at..input.len()),
-            }
-        }
-    }
-
-    /// Looks at what the client sends before messages can be read.
-    fn client_handshake(&mut self, input: &[u8]) {
-        let skipped = self.proposals_left.min(input.len());
-        self.proposals_left -= skipped;
-        let mut rest = &input[skipped..];
-        while self.phase == Phase::Choice
-            && let [byte, more @ ..] = rest
-        {
-            rest = more;
-            self.unread.push(*byte);
-            self.read_choice();
-        }
-        match self.phase {
-            Phase::Messages(_) => self.read_requests(rest),
-            Phase::Answer if self.unread.len() + rest.len() <= REQUEST_READ_MAX => {
-                if !rest.is_empty() {
-                    // At once in full size, so that no copy of a secret is left behind.
-                    self.unread.reserve_exact(REQUEST_READ_MAX);
-                    self.unread.extend_from_slice(rest);
-                }
-            }
-            Phase::Answer => self.phase = Phase::Unfollowed,
-            Phase::Choice | Phase::Unfollowed => {}
-        }
-    }
-
-    fn read_choice(&mut self) {
-        let Some(([_, _, minor, major], mask)) = self.unread.split_first_chunk::<4>() else {
-            return;
-        };
-        let is_whole = mask.last().is_some_and(|byte| byte & 0x80 == 0);
-        if !is_whole && self.unread.len() < CHOICE_BYTES_MAX {
-            return;
-        }
-        let is_version = is_whole && *major > 0;
-        let version = Version::new(*major, *minor);
-        self.phase = if is_version { Phase::Messages(version) } else { Phase::Unfollowed };
-        self.unread = Zeroizing::new(Vec::new());
     }
 
     /// Looks at a client's messages, which are on their way already.

@@ -503,7 +503,7 @@ impl Effects for Wires<'_> {
                 self.outside.world.backend.revoke(identity.fingerprint, failure);
             }
             Action::Close(why) => self.outside.closing = Some(why),
-            Action::Answer(_) | Action::ResetServer | Action::Release(_) | Action::DropHeld => {}
+            Action::Answer(_) | Action::ResetServer | Action::Release(_) | Action::DropHeld(_) => {}
         }
     }
 }

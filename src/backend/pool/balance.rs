@@ -30,6 +30,8 @@ impl Pool {
 
     /// Deadlines: waiters, pauses after failed dials, lifetimes, idle limits, liveness.
     pub fn tick(&mut self, now: Duration) {
+        // Kept, `next_deadline` would stay in the past.
+        self.down.take_if(|(_, until)| *until <= now);
         while let Some((&ticket, waiter)) = self.waiters.first_key_value() {
             if waiter.deadline > now {
                 break;
@@ -52,7 +54,8 @@ impl Pool {
         self.balance(now);
     }
 
-    /// When `tick` has something to do at the latest: the oldest waiter's deadline or the pause after a failure.
+    /// When `tick` has something to do at the latest: the oldest waiter's deadline or the pause
+    /// after a failure.
     pub fn next_deadline(&self) -> Option<Duration> {
         let waiter = self.waiters.first_key_value().map(|(_, waiter)| waiter.deadline);
         let pause = self.down.as_ref().filter(|_| waiter.is_some()).map(|(_, until)| *until);
@@ -95,11 +98,17 @@ impl Pool {
                 self.orders.push_back(Order::PassPermit(shard));
             }
         }
+        // Nobody here needs what lies idle: a bell that rang while everything was in use is heard
+        // now.
+        if self.evicting >= self.uncovered() {
+            self.others_wait();
+        }
     }
 
     /// Says that this shard waits, and looks again. True if there is a permit after all.
     fn announce(&mut self, key: u32) -> bool {
         let wanted = self.keys[key as usize].identity.fingerprint.word();
+        self.interleave.run();
         self.permits.announce(self.shard, wanted);
         if !self.planted.has(Bug::NoSecondLook) && self.permits.try_take() {
             self.spare += 1;
@@ -142,8 +151,9 @@ impl Pool {
         }
     }
 
-    /// Whether a waiter of another key should have the permit of a connection of `key`. Older waiters come
-    /// first, but only towards balance: else two busy identities would close each other's connections for ever.
+    /// Whether a waiter of another key should have the permit of a connection of `key`. Older
+    /// waiters come first, but only towards balance: else two busy identities would close each
+    /// other's connections for ever.
     fn is_preferred(&self, other: u32, ticket: Ticket, key: u32, same: Option<Ticket>) -> bool {
         if self.evicting >= self.uncovered() {
             return false;
@@ -198,7 +208,8 @@ impl Pool {
         self.settle_need(key);
     }
 
-    /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a pause.
+    /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a
+    /// pause.
     pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
         let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
         self.failures += 1;
@@ -224,11 +235,12 @@ impl Pool {
             self.refuse(ticket, Refusal::Server(failure.clone()));
         }
         if failure.is_about_credentials() {
-            self.refuse_key(key, &failure);
+            self.refuse_key(key, &failure, true);
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
-            self.refuse(ticket, Refusal::Server(failure)); // one dial, one waiter: the next may fare better
+            // One dial, one waiter: the next may fare better.
+            self.refuse(ticket, Refusal::Server(failure));
         }
     }
 
@@ -240,12 +252,14 @@ impl Pool {
         }
     }
 
-    /// Ends everything of a key but its leases: these end when they come back.
-    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure) {
+    /// Ends everything of a key but its leases: these end when they come back. A waiting login is
+    /// the way out of a refusal that was met elsewhere; only a refused login speaks for it.
+    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure, with_logins: bool) {
         if self.planted.has(Bug::StaleApproval) {
             return;
         }
         let Key { queue, logins, idle, .. } = &self.keys[key as usize];
+        let logins = logins.iter().filter(|_| with_logins);
         let waiting: Vec<Ticket> = queue.iter().chain(logins).copied().collect();
         let idle: Vec<ServerId> = idle.iter().copied().collect();
         self.keys[key as usize].refused = Some(Box::new(failure.clone()));
@@ -255,7 +269,8 @@ impl Pool {
         idle.into_iter().for_each(|id| self.close(id, Discard::Revoked));
     }
 
-    /// An idle connection to give away: one of the identity `wanted` if there is one, else the oldest.
+    /// An idle connection to give away: one of the identity `wanted` if there is one, else the
+    /// oldest.
     fn spare_idle(&self, wanted: u64) -> Option<ServerId> {
         let same = |key: &&Key| key.identity.fingerprint.word() == wanted;
         let mut keys = self.keys.iter().map(|(_, key)| key);
@@ -266,7 +281,8 @@ impl Pool {
         keys.by_ref().filter_map(|key| key.idle.front().copied()).min_by_key(used)
     }
 
-    /// Lends the connection to another shard if that wants its identity, else closes it and passes the permit on.
+    /// Lends the connection to another shard if that wants its identity, else closes it and passes
+    /// the permit on.
     fn give_up(&mut self, id: ServerId, shard: usize, wanted: u64) {
         let Some(entry) = self.entry(id) else { return };
         entry.pass_to = Some(shard);

@@ -1,4 +1,5 @@
-//! Time in a session: the configured limits, and the signs of life that a waiting client was promised.
+//! Time in a session: the configured limits, and the signs of life that a waiting client was
+//! promised.
 
 use super::*;
 
@@ -12,7 +13,7 @@ impl Session {
         };
         if matches!(self.work, Work::Aborting { .. }) {
             add(self.turned_at, Some(limits.reset));
-        } else if self.is_leased() {
+        } else if self.is_limited() {
             add(self.leased_at, limits.transaction);
             match self.owed.is_empty() {
                 true if self.work == Work::Begun => add(self.turned_at, limits.idle_in_transaction),
@@ -20,7 +21,7 @@ impl Session {
                 false => add(self.turned_at, limits.query),
             }
         }
-        if self.is_waited_for() {
+        if self.is_waited_for() && !self.is_relaying {
             add(self.spoke_at, self.noop_after);
         }
         first
@@ -31,7 +32,7 @@ impl Session {
         let passed = |since: Duration, after: Option<Duration>| {
             after.is_some_and(|after| since + after <= cx.now)
         };
-        let (limits, leased) = (cx.limits, self.is_leased());
+        let (limits, leased) = (cx.limits, self.is_limited());
         let is_silent = self.owed.is_empty();
         if matches!(self.work, Work::Aborting { .. }) {
             if passed(self.turned_at, Some(limits.reset)) {
@@ -41,7 +42,8 @@ impl Session {
             self.abort("timeouts.transaction", cx);
         } else if leased && !is_silent && passed(self.turned_at, limits.query) {
             self.abort("timeouts.query", cx);
-        } else if self.work == Work::Begun
+        } else if leased
+            && self.work == Work::Begun
             && is_silent
             && passed(self.turned_at, limits.idle_in_transaction)
         {
@@ -62,12 +64,16 @@ impl Session {
         self.is_owed() || matches!(self.phase, Phase::LoggingIn)
     }
 
-    /// Ends a transaction whose time is up, unless the client's own RESET does that already.
+    /// A client's own RESET ends its transaction already: no limit is looked at before the answer.
+    fn is_limited(&self) -> bool {
+        self.is_leased() && !self.owed.has_client_reset()
+    }
+
+    /// Ends a transaction whose time is up.
     fn abort(&mut self, limit: &'static str, cx: Context<'_>) {
-        if self.owed.has_client_reset() {
-            return;
-        }
-        self.next_failure = Some(Box::new(reply::timed_out(limit)));
+        // After a FAILURE the client gets nothing but IGNORED.
+        let failure = (!self.has_failed).then(|| Box::new(reply::timed_out(limit)));
+        self.next_failure = failure;
         if self.is_sending {
             return self.server_lost(Discard::HalfMessage);
         }

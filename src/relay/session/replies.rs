@@ -20,7 +20,8 @@ impl Session {
         is_response(head) && due.is_some()
     }
 
-    /// Whether a summary has to be there whole before it is decided on; others pass while they arrive.
+    /// Whether a summary has to be there whole before it is decided on; others pass while they
+    /// arrive.
     pub fn needs_whole(&self, head: Head) -> bool {
         let Some(due) = self.owed.front() else { return false };
         let is_aborting = matches!(self.work, Work::Aborting { .. });
@@ -59,7 +60,10 @@ impl Session {
             tag::FAILURE => self.failed(reply),
             _ if matches!(self.work, Work::Aborting { .. }) => self.aborted(),
             _ if self.planted.has(Bug::DropIgnored) => Relay::Swallow,
-            _ => Relay::Forward,
+            _ => {
+                self.has_failed = true; // a RESET in flight: nothing is done before its answer
+                Relay::Forward
+            }
         }
     }
 
@@ -81,9 +85,11 @@ impl Session {
                 self.has_failed = false;
                 self.work = Work::Finished;
             }
-            (tag::ROUTE, Work::Routing) => {
-                self.work = Work::Finished;
-                return self.own_table(reply, cx);
+            (tag::ROUTE, work) => {
+                if work == Work::Routing {
+                    self.work = Work::Finished;
+                }
+                return self.own_table(reply, cx); // also with a RESET behind it
             }
             _ => {}
         }
@@ -97,7 +103,8 @@ impl Session {
         !fields.has_more || !self.version.has_database()
     }
 
-    /// The routing table with the proxy's own address in all three roles; `db` and `ttl` are the server's.
+    /// The routing table with the proxy's own address in all three roles; `db` and `ttl` are the
+    /// server's.
     fn own_table(&mut self, reply: Reply<'_>, cx: Context<'_>) -> Relay {
         let Some(Ok(mut table)) = reply.payload.map(RoutingTable::parse) else {
             return Relay::Forward;
@@ -123,7 +130,8 @@ impl Session {
         Relay::Forward
     }
 
-    /// After our RESET: the first FAILURE or IGNORED becomes the time limit's FAILURE, later ones are IGNORED.
+    /// After our RESET: the first FAILURE or IGNORED becomes the time limit's FAILURE, later ones
+    /// are IGNORED.
     fn aborted(&mut self) -> Relay {
         self.has_failed = true;
         match self.next_failure.take() {
@@ -147,7 +155,8 @@ impl Session {
         Relay::Swallow
     }
 
-    /// To be called when a summary has gone its way: local answers whose turn has come, then the lease's end.
+    /// To be called when a summary has gone its way: local answers whose turn has come, then the
+    /// lease's end.
     pub fn settle(&mut self) {
         self.answer_here();
         if !self.owed.is_empty() || self.is_sending {
@@ -184,8 +193,8 @@ impl Session {
         }
     }
 
-    /// The leased connection has ended or is of no use. What that means is decided by the most dangerous request
-    /// that is forwarded and unanswered.
+    /// The leased connection has ended or is of no use. What that means is decided by the most
+    /// dangerous request that is forwarded and unanswered.
     pub fn server_lost(&mut self, why: Discard) {
         if !self.is_leased() {
             return;
@@ -202,6 +211,7 @@ impl Session {
             (self.owed.is_risky() || is_open_write) && !self.planted.has(Bug::TransientCommit);
         let is_over = matches!(self.work, Work::Finished | Work::Aborting { is_over: true, .. });
         let timed_out = self.next_failure.take();
+        let had_failed = self.has_failed;
         self.release(Release::Broken(why));
         if self.work == Work::Leased {
             self.work = Work::Idle; // nothing was sent; the request is decided on again
@@ -217,9 +227,26 @@ impl Session {
             return;
         }
         self.work = Work::Failed;
-        self.next_failure = Some(failure);
+        // One FAILURE is enough: a client that has seen it gets IGNORED for the rest, as from the
+        // server.
+        self.next_failure = Some(failure).filter(|_| !had_failed);
         self.answer_lost();
         self.finish_drain();
+    }
+
+    /// A planted mistake: an unanswered auto-commit RUN is held again, to be sent to another
+    /// connection.
+    pub fn replay_run(&mut self, why: Discard) -> bool {
+        let is_run = self.owed.front().is_some_and(|owed| owed.tag == tag::RUN);
+        let is_alone = is_run && self.owed.due_from_server() == 1 && !self.is_sending;
+        if !is_alone || !matches!(self.work, Work::Auto(_)) {
+            return false;
+        }
+        self.owed.clear();
+        self.release(Release::Broken(why));
+        self.work = Work::Idle;
+        self.held.push_front(Head { fields: 3, tag: tag::RUN, is_struct: true });
+        true
     }
 
     /// The first unanswered request fails, the rest is IGNORED; the client's own RESET succeeds.

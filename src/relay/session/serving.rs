@@ -152,7 +152,8 @@ impl Session {
         }
     }
 
-    /// A request that the state does not allow. Earlier ones are answered first: after a FAILURE it is IGNORED.
+    /// A request that the state does not allow. Earlier ones are answered first: after a FAILURE it
+    /// is IGNORED.
     fn misplaced(&mut self, name: u8) -> Decision {
         if !self.owed.is_empty() || self.is_sending {
             return Decision::Hold;
@@ -174,12 +175,11 @@ impl Session {
         Decision::Drop
     }
 
-    /// RESET: seen ahead of everything held.
-    pub(super) fn reset(&mut self) -> Decision {
-        let held = self.held.len();
+    /// RESET: seen ahead of everything held before it.
+    pub(super) fn reset(&mut self, held: usize) -> Decision {
         if held > 0 {
-            self.held.clear();
-            self.actions.push_back(Action::DropHeld);
+            self.held.drain(..held);
+            self.actions.push_back(Action::DropHeld(held));
         }
         match self.work {
             Work::Idle | Work::Leased | Work::Failed | Work::Waiting => {
@@ -229,7 +229,8 @@ impl Session {
         self.spoke_at = self.spoke_at.max(cx.now);
     }
 
-    /// No connection could be had: the first request in line fails, the rest of the pipeline is IGNORED.
+    /// No connection could be had: the first request in line fails, the rest of the pipeline is
+    /// IGNORED.
     pub fn refused(&mut self, refusal: &Refusal) {
         self.work = Work::Idle;
         self.next_failure = Some(Box::new(reply::refused(refusal)));
