@@ -3,6 +3,7 @@ pub mod backend;
 pub mod config;
 pub mod control;
 pub mod counters;
+pub mod demo;
 pub mod proxy;
 pub mod relay;
 pub mod shard;

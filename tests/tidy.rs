@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::process::Command;
 
 /// The layers, each may use those before it. The load generator and the program come last.
-const LAYERS: [&str; 12] = [
+const LAYERS: [&str; 14] = [
     "counters",
     "wire",
     "transport",
@@ -21,6 +21,8 @@ const LAYERS: [&str; 12] = [
     "synthetic",
     "load",
     "shard",
+    "proxy",
+    "demo",
     "main",
 ];
 
