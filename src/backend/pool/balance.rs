@@ -96,7 +96,9 @@ impl Pool {
                 break;
             }
         }
-        if self.needy.is_empty() && std::mem::take(&mut self.is_announced) {
+        // What cannot be used just now must not come back to the hand that gives it away.
+        let wants_nothing = self.needy.is_empty() || self.spare > 0;
+        if wants_nothing && std::mem::take(&mut self.is_announced) {
             self.permits.withdraw(self.shard);
         }
         while self.spare > 0 {
@@ -220,9 +222,15 @@ impl Pool {
     /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a
     /// pause.
     pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
-        let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
-        self.failures += 1;
-        let until = now + pause + self.spread(pause / 4);
+        let until = match self.down {
+            // This dial was in flight when the pause began: one outage, not the next.
+            Some((_, until)) if now < until => until,
+            _ => {
+                let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
+                self.failures += 1;
+                now + pause + self.spread(pause / 4)
+            }
+        };
         let refusal = Refusal::Unreachable(text.clone());
         if let Some(ticket) = login {
             self.refuse(ticket, refusal.clone());
@@ -466,5 +474,92 @@ impl Pool {
         value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         Duration::from_nanos((value ^ value >> 31) % (bound.as_nanos() as u64).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::identity::{FingerprintKey, Profile};
+    use crate::backend::permits::Permits;
+    use crate::backend::pool::{Acquired, DialFailure, PoolOptions};
+    use crate::wire::message::{Auth, Notifications};
+    use crate::wire::version::Version;
+    use std::sync::Arc;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn pool(size: u32) -> (Pool, Arc<Permits>) {
+        let minute = Duration::from_secs(60);
+        let options = PoolOptions {
+            acquisition_timeout: minute,
+            max_lifetime: minute,
+            max_lifetime_jitter_percent: 0,
+            idle_timeout: minute,
+            liveness_check: minute,
+            claim: size,
+        };
+        let permits = Arc::new(Permits::new(size));
+        (Pool::new(0, permits.clone(), options, 1), permits)
+    }
+
+    fn identity() -> Rc<Identity> {
+        let profile = Profile {
+            version: Version::new(5, 4),
+            routing: None,
+            utc_patch: false,
+            notifications: Notifications::default(),
+        };
+        let auth = Auth::from_parts("basic", "neo4j", "test-password");
+        Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
+    }
+
+    fn dials(pool: &mut Pool) -> Vec<ServerId> {
+        let orders = std::iter::from_fn(|| pool.next_order());
+        orders
+            .filter_map(|order| match order {
+                Order::Dial(id, _) => Some(id),
+                Order::PassPermit(shard) => panic!("shard {shard} was given its own permit"),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn unreachable() -> DialFailure {
+        DialFailure::Unreachable("gone".into())
+    }
+
+    #[test]
+    fn a_permit_that_cannot_be_used_during_a_pause_is_free_again() {
+        let (mut pool, permits) = pool(2);
+        let identity = identity();
+        for _ in 0..3 {
+            let acquired = pool.acquire(&identity, Want::Lease, NOW);
+            assert!(matches!(acquired, Acquired::Waiting(_)));
+        }
+        let dialled = dials(&mut pool);
+        assert_eq!((dialled.len(), permits.open()), (2, 2));
+        pool.dialed(dialled[0], NOW);
+        pool.dial_failed(dialled[1], unreachable(), NOW);
+        assert!(dials(&mut pool).is_empty());
+        assert_eq!((permits.open(), pool.waiters()), (1, 2));
+        let after = NOW + BACKOFF_MAX;
+        pool.tick(after);
+        assert_eq!((dials(&mut pool).len(), permits.open()), (1, 2));
+    }
+
+    #[test]
+    fn dials_that_one_outage_ends_count_once() {
+        let (mut pool, _) = pool(8);
+        let identity = identity();
+        for _ in 0..8 {
+            pool.acquire(&identity, Want::Lease, NOW);
+        }
+        for id in dials(&mut pool) {
+            pool.dial_failed(id, unreachable(), NOW);
+        }
+        // The first pause with its jitter, not the longest.
+        assert!(pool.refusal(NOW).is_some());
+        assert!(pool.refusal(NOW + BACKOFF_MIN * 2).is_none());
     }
 }
