@@ -190,7 +190,8 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             Ok(Order::Permit) => world.backend.permit_arrived(),
             Ok(Order::Report) => {
                 let report = Box::new(report(world));
-                let _ = link.borrow_mut().reports.push(report); // nobody reads: the next one will do
+                // If nobody reads, the next one will do.
+                let _ = link.borrow_mut().reports.push(report);
             }
         }
     }
