@@ -17,7 +17,8 @@ pub struct ShardCounters {
     pub closed: Tally<16>,
     /// Server connections not kept, by `Discard`.
     pub discarded: Tally<14>,
-    /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned, closing, lent).
+    /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned,
+    /// closing, lent).
     pub servers_leased: u64,
     pub servers_idle: u64,
     pub servers_busy: u64,

@@ -1,4 +1,5 @@
-//! One core's world: its ring, listener, clients, pools and counters, from start to the end of the drain.
+//! One core's world: its ring, listener, clients, pools and counters, from start to the end of the
+//! drain.
 
 use crate::backend::connection::Target;
 use crate::backend::identity::FingerprintKey;

@@ -150,6 +150,8 @@ struct Entry {
     pass_to: Option<usize>,
     /// Closed so that a waiter here gets the permit.
     is_evicted: bool,
+    /// Its login began before the server refused these credentials.
+    is_stale: bool,
     /// Checked out by a client at least once more than returned.
     is_counted: bool,
 }
@@ -164,6 +166,8 @@ struct Key {
     dialing: usize,
     /// Connections in any state.
     held: u32,
+    /// No dial for a lease before that: the server said "not now" to one.
+    paused_until: Duration,
     /// The server's refusal; ends with the next accepted login.
     refused: Option<Box<Failure>>,
 }
@@ -194,6 +198,8 @@ pub struct Pool {
     dialing: u32,
     is_announced: bool,
     is_draining: bool,
+    /// Of the present event.
+    now: Duration,
     down: Option<(String, Duration)>,
     failures: u32,
     seed: u64,
@@ -223,6 +229,7 @@ impl Pool {
             dialing: 0,
             is_announced: false,
             is_draining: false,
+            now: Duration::ZERO,
             down: None,
             failures: 0,
             seed: seed | 1,
@@ -334,10 +341,14 @@ impl Pool {
         let Some(entry) = self.entry(id) else { return };
         let State::Dialing(login) = entry.state else { return };
         entry.state = State::Leased;
-        let key = entry.key;
+        let (key, is_stale) = (entry.key, entry.is_stale);
         self.counters.opened += 1;
         (self.down, self.failures) = (None, 0);
         self.end_dial(key, login);
+        if is_stale {
+            self.close(id, Discard::Revoked);
+            return self.balance(now);
+        }
         self.keys[key as usize].refused = None;
         if let Some(ticket) = login {
             // Nobody is told twice: the waiter may have been refused while its dial was under way.
@@ -354,6 +365,7 @@ impl Pool {
         let State::Dialing(login) = entry.state else { return };
         let key = entry.key;
         self.counters.dial_failures += 1;
+        self.now = now;
         self.end_dial(key, login);
         self.remove(id);
         self.spare += 1;

@@ -18,8 +18,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a handshake's choice is
-/// never read before the session takes over.
+/// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a
+/// handshake's choice is never read before the session takes over.
 const FIRST_BYTES_MAX: usize = 10 << 10;
 
 /// Accepts for as long as the shard lives; every client gets a task.

@@ -582,6 +582,10 @@ impl World {
             self.message(shard, 1 - shard, event);
         }
         let refused = DialFailure::Refused(Box::new(failure));
+        // A server that says "not now" is left alone for a second ("no threads", "too many logins").
+        let until = self.now + Duration::from_millis(1100);
+        let paused = &mut self.shards[shard].paused_until;
+        *paused = until.max(*paused);
         self.shards[shard].pool.borrow_mut().dial_failed(id, refused, self.now);
     }
 

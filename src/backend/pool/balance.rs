@@ -12,6 +12,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// After a FAILURE like "too many logins" or "no threads": Neo4j's lock after failed logins is 5 s
+/// (`auth_lock_time`), and a try a second is cheap.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 impl Pool {
     /// Another shard waits: give it what lies idle here.
     pub fn others_wait(&mut self) {
@@ -59,7 +63,9 @@ impl Pool {
     pub fn next_deadline(&self) -> Option<Duration> {
         let waiter = self.waiters.first_key_value().map(|(_, waiter)| waiter.deadline);
         let pause = self.down.as_ref().filter(|_| waiter.is_some()).map(|(_, until)| *until);
-        waiter.into_iter().chain(pause).min()
+        let pauses = self.needy.iter().map(|&key| self.keys[key as usize].paused_until);
+        let pauses = pauses.filter(|until| *until > self.now);
+        waiter.into_iter().chain(pause).chain(pauses).min()
     }
 
     /// Refuses whoever waits, closes what is idle; leased ones close when they come back.
@@ -73,6 +79,7 @@ impl Pool {
 
     /// Serves waiters with permits, first come, first served, until something has to be waited for.
     pub(super) fn balance(&mut self, now: Duration) {
+        self.now = now;
         while let Some((key, ticket)) = self.neediest() {
             let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
             if self.dialing >= DIALS_MAX || is_paused {
@@ -89,7 +96,9 @@ impl Pool {
                 break;
             }
         }
-        if self.needy.is_empty() && std::mem::take(&mut self.is_announced) {
+        // What cannot be used just now must not come back to the hand that gives it away.
+        let wants_nothing = self.needy.is_empty() || self.spare > 0;
+        if wants_nothing && std::mem::take(&mut self.is_announced) {
             self.permits.withdraw(self.shard);
         }
         while self.spare > 0 {
@@ -122,6 +131,7 @@ impl Pool {
 
     /// Where a connection that has just become READY goes.
     pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
+        self.now = now;
         let is_above_claim = self.entries.len() as u32 > self.options.claim;
         if (self.waiters.is_empty() || is_above_claim)
             && let Some((shard, wanted)) = self.permits.waiting_after(self.shard)
@@ -166,8 +176,8 @@ impl Pool {
     /// The oldest waiter that no dial in flight will serve.
     fn neediest(&self) -> Option<(u32, Ticket)> {
         let oldest = |&key: &u32| {
-            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
-            let lease = queue.get(*dialing).copied();
+            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
+            let lease = queue.get(*dialing).filter(|_| *paused_until <= self.now).copied();
             lease.into_iter().chain(logins.front().copied()).min().map(|ticket| (key, ticket))
         };
         self.needy.iter().filter_map(oldest).min_by_key(|&(_, ticket)| ticket)
@@ -176,8 +186,9 @@ impl Pool {
     /// Waiters that no dial in flight will serve.
     fn uncovered(&self) -> usize {
         let count = |&key: &u32| {
-            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
-            queue.len().saturating_sub(*dialing) + logins.len()
+            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
+            let leases = queue.len().saturating_sub(*dialing);
+            logins.len() + if *paused_until <= self.now { leases } else { 0 }
         };
         self.needy.iter().map(count).sum()
     }
@@ -211,9 +222,15 @@ impl Pool {
     /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a
     /// pause.
     pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
-        let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
-        self.failures += 1;
-        let until = now + pause + self.spread(pause / 4);
+        let until = match self.down {
+            // This dial was in flight when the pause began: one outage, not the next.
+            Some((_, until)) if now < until => until,
+            _ => {
+                let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
+                self.failures += 1;
+                now + pause + self.spread(pause / 4)
+            }
+        };
         let refusal = Refusal::Unreachable(text.clone());
         if let Some(ticket) = login {
             self.refuse(ticket, refusal.clone());
@@ -236,6 +253,9 @@ impl Pool {
         }
         if failure.is_about_credentials() {
             self.refuse_key(key, &failure, true);
+        } else if login.is_none() && failure.is_passing() {
+            // Whoever has connections goes on with them; the dial is tried again later.
+            self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE;
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
@@ -267,6 +287,9 @@ impl Pool {
             self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
         }
         idle.into_iter().for_each(|id| self.close(id, Discard::Revoked));
+        for (_, entry) in &mut self.entries {
+            entry.is_stale |= entry.key == key && entry.state == State::Dialing(None);
+        }
     }
 
     /// An idle connection to give away: one of the identity `wanted` if there is one, else the
@@ -382,6 +405,7 @@ impl Pool {
             logins: VecDeque::new(),
             dialing: 0,
             held: 0,
+            paused_until: Duration::ZERO,
             refused: None,
         }) as u32;
         self.by_fingerprint.insert(identity.fingerprint, key);
@@ -420,6 +444,7 @@ impl Pool {
             expires,
             pass_to: None,
             is_evicted: false,
+            is_stale: false,
             is_counted: false,
         };
         self.keys[key as usize].held += 1;
@@ -449,5 +474,92 @@ impl Pool {
         value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
         Duration::from_nanos((value ^ value >> 31) % (bound.as_nanos() as u64).max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::identity::{FingerprintKey, Profile};
+    use crate::backend::permits::Permits;
+    use crate::backend::pool::{Acquired, DialFailure, PoolOptions};
+    use crate::wire::message::{Auth, Notifications};
+    use crate::wire::version::Version;
+    use std::sync::Arc;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn pool(size: u32) -> (Pool, Arc<Permits>) {
+        let minute = Duration::from_secs(60);
+        let options = PoolOptions {
+            acquisition_timeout: minute,
+            max_lifetime: minute,
+            max_lifetime_jitter_percent: 0,
+            idle_timeout: minute,
+            liveness_check: minute,
+            claim: size,
+        };
+        let permits = Arc::new(Permits::new(size));
+        (Pool::new(0, permits.clone(), options, 1), permits)
+    }
+
+    fn identity() -> Rc<Identity> {
+        let profile = Profile {
+            version: Version::new(5, 4),
+            routing: None,
+            utc_patch: false,
+            notifications: Notifications::default(),
+        };
+        let auth = Auth::from_parts("basic", "neo4j", "test-password");
+        Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
+    }
+
+    fn dials(pool: &mut Pool) -> Vec<ServerId> {
+        let orders = std::iter::from_fn(|| pool.next_order());
+        orders
+            .filter_map(|order| match order {
+                Order::Dial(id, _) => Some(id),
+                Order::PassPermit(shard) => panic!("shard {shard} was given its own permit"),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn unreachable() -> DialFailure {
+        DialFailure::Unreachable("gone".into())
+    }
+
+    #[test]
+    fn a_permit_that_cannot_be_used_during_a_pause_is_free_again() {
+        let (mut pool, permits) = pool(2);
+        let identity = identity();
+        for _ in 0..3 {
+            let acquired = pool.acquire(&identity, Want::Lease, NOW);
+            assert!(matches!(acquired, Acquired::Waiting(_)));
+        }
+        let dialled = dials(&mut pool);
+        assert_eq!((dialled.len(), permits.open()), (2, 2));
+        pool.dialed(dialled[0], NOW);
+        pool.dial_failed(dialled[1], unreachable(), NOW);
+        assert!(dials(&mut pool).is_empty());
+        assert_eq!((permits.open(), pool.waiters()), (1, 2));
+        let after = NOW + BACKOFF_MAX;
+        pool.tick(after);
+        assert_eq!((dials(&mut pool).len(), permits.open()), (1, 2));
+    }
+
+    #[test]
+    fn dials_that_one_outage_ends_count_once() {
+        let (mut pool, _) = pool(8);
+        let identity = identity();
+        for _ in 0..8 {
+            pool.acquire(&identity, Want::Lease, NOW);
+        }
+        for id in dials(&mut pool) {
+            pool.dial_failed(id, unreachable(), NOW);
+        }
+        // The first pause with its jitter, not the longest.
+        assert!(pool.refusal(NOW).is_some());
+        assert!(pool.refusal(NOW + BACKOFF_MIN * 2).is_none());
     }
 }

@@ -62,6 +62,11 @@ impl Session {
         else {
             return self.refuse_request("expected LOGON of at most 8 KiB");
         };
+        if request.head.tag == tag::RESET {
+            // As Neo4j does: RESET does not log off, nor on.
+            self.answer(Bytes::from_static(SUCCESS_EMPTY));
+            return Decision::Drop;
+        }
         if request.head.tag != tag::LOGON {
             return self.refuse_request("expected LOGON");
         }

@@ -1,0 +1,21 @@
+//! The whole proxy over loopback, before the synthetic server or servers that are worse: scripted
+//! conversations, bad input, several shards, session mode, the program itself, and the storm.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "blocking clients on threads of their own, against a proxy that has others"
+)]
+
+mod bad_input;
+mod bad_server;
+mod client;
+mod http;
+mod idle_memory;
+mod program;
+mod script;
+mod scripts;
+mod session_mode;
+mod shards;
+mod stage;
+mod storm;
+mod value;
