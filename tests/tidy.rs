@@ -131,6 +131,16 @@ fn paths_named_in_documents_exist() {
 }
 
 #[test]
+fn the_readme_has_the_programs_own_table_of_keys() {
+    let readme = fs::read_to_string(root().join("README.md")).expect("README.md must be there");
+    let (_, behind) = readme.split_once("<!-- keys:").expect("the mark before the table is there");
+    let (table, _) = behind.split_once("<!-- end of keys -->").expect("the mark behind it, too");
+    let rows = table.lines().filter(|line| line.starts_with('|'));
+    let is_same = rows.eq(boltmux::config::keys_markdown().lines());
+    assert!(is_same, "put what `boltmux check --keys` prints between the marks of README.md");
+}
+
+#[test]
 fn ignored_tests_are_explained() {
     let explained = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap_or_default();
     let mut findings = Vec::new();
