@@ -305,12 +305,13 @@ async fn serve(local: Rc<Local>, conn: Conn, id: u64) {
     let Connection { local, conn, mut machine, .. } = connection;
     machine.abandon(&local.world.borrow());
     local.wakers.borrow_mut().remove(slot);
+    // Before its peer can hear of the end and connect anew.
+    local.connections.open.fetch_sub(1, Relaxed);
     if is_orderly {
         conn.close().await;
     } else {
         drop(conn);
     }
-    local.connections.open.fetch_sub(1, Relaxed);
 }
 
 struct Connection {

@@ -97,8 +97,9 @@ impl Pool {
             }
         }
         // What cannot be used just now must not come back to the hand that gives it away.
-        let wants_nothing = self.needy.is_empty() || self.spare > 0;
-        if wants_nothing && std::mem::take(&mut self.is_announced) {
+        // The word may stand there without `is_announced`: a second look was lucky, or an answer came late.
+        if self.needy.is_empty() || self.spare > 0 {
+            self.is_announced = false;
             self.permits.withdraw(self.shard);
         }
         while self.spare > 0 {
@@ -546,6 +547,26 @@ mod tests {
         let after = NOW + BACKOFF_MAX;
         pool.tick(after);
         assert_eq!((dials(&mut pool).len(), permits.open()), (1, 2));
+    }
+
+    #[test]
+    fn a_word_that_a_late_answer_left_standing_is_withdrawn() {
+        let (mut pool, permits) = pool(1);
+        let identity = identity();
+        pool.acquire(&identity, Want::Lease, NOW);
+        let dialled = dials(&mut pool);
+        let Acquired::Waiting(ticket) = pool.acquire(&identity, Want::Lease, NOW) else {
+            panic!("the only permit is in use")
+        };
+        pool.dialed(dialled[0], NOW);
+        // What others were told before is answered now.
+        permits.announce(0, 0);
+        pool.cancel(ticket, NOW);
+        assert!(!permits.answer(0), "nobody waits here any more");
+        pool.close(dialled[0], Discard::ServerClosed);
+        pool.closed(dialled[0], NOW);
+        assert!(dials(&mut pool).is_empty());
+        assert_eq!(permits.open(), 0);
     }
 
     #[test]
