@@ -142,6 +142,8 @@ fn make_world(
         is_draining: Cell::new(false),
         is_over: Cell::new(false),
         serial: Cell::new(0),
+        holders: RefCell::default(),
+        condemned: Cell::new(None),
     })
 }
 

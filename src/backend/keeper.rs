@@ -289,10 +289,7 @@ impl Backend {
                 self.pool.borrow_mut().dialed(id, self.now());
                 return self.carry_out();
             }
-            Err(DialError::VersionRefused) => {
-                let version = identity.profile.version;
-                DialFailure::Unreachable(format!("it does not speak Bolt {version} any more"))
-            }
+            Err(DialError::VersionRefused) => DialFailure::VersionRefused,
             Err(DialError::Failed(failure)) => failure,
         };
         self.discarded.borrow_mut()[Discard::DialFailed as usize] += 1;

@@ -98,6 +98,8 @@ pub enum DialFailure {
     Unreachable(String),
     /// The server said FAILURE to HELLO or LOGON.
     Refused(Box<Failure>),
+    /// The server does not speak the identity's version any more.
+    VersionRefused,
 }
 
 /// The bounds a pool works within.
@@ -284,6 +286,10 @@ impl Pool {
         if self.keys[key as usize].refused.is_some() && !self.planted.has(Bug::StaleApproval) {
             return self.close(id, Discard::Revoked);
         }
+        let identity = &self.keys[key as usize].identity;
+        if identity.is_private && Rc::strong_count(identity) == 1 {
+            return self.close(id, Discard::Private); // its one client has gone
+        }
         if expires <= now {
             return self.close(id, Discard::Lifetime);
         }
@@ -372,6 +378,7 @@ impl Pool {
         match failure {
             DialFailure::Unreachable(text) => self.server_down(login, text, now),
             DialFailure::Refused(failure) => self.login_refused(key, login, failure),
+            DialFailure::VersionRefused => self.version_refused(key),
         }
         self.balance(now);
     }

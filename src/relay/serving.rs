@@ -12,6 +12,7 @@ use crate::relay::session::{Context as SessionContext, Session};
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::Sleep;
+use crate::transport::heap::Held;
 use crate::transport::stream::Stream;
 use crate::wire::version::Version;
 use std::future::Future;
@@ -35,6 +36,8 @@ pub struct Serving {
     progress_at: Duration,
     timer: Option<(Duration, Pin<Box<Sleep>>)>,
     own_address: Box<str>,
+    /// The shard's account of what is held for this client.
+    held: Option<Held>,
 }
 
 impl Serving {
@@ -64,6 +67,7 @@ impl Serving {
             progress_at: world.driver.now(),
             timer: None,
             own_address: "".into(),
+            held: None,
         }
     }
 
@@ -96,6 +100,7 @@ impl Serving {
                 self.login_by = None;
             }
             if let Some(why) = self.outside.closing.take() {
+                self.world.note_holder(self.outside.client, 0, true);
                 self.outside.part();
                 return Poll::Ready(why);
             }
@@ -138,6 +143,9 @@ impl Serving {
                 }
                 Err(refusal) => exchange.refused(&refusal, cx, wires),
             });
+        }
+        if self.world.is_condemned(self.outside.client) {
+            self.close(CloseReason::HeapBudget, stream);
         }
         if self.world.is_draining.get() {
             let is_over = self.world.is_over.get();
@@ -274,7 +282,10 @@ impl Serving {
         let options = &self.world.options;
         let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
         if self.login_by.is_some_and(|by| by <= now) {
-            return self.close(CloseReason::LoginTimeout, stream);
+            return self.event(stream, None, |exchange, cx, wires| {
+                exchange.session.login_over();
+                exchange.after(cx, wires);
+            });
         }
         if self.exchange.is_mid_request() && self.progress_at + options.message_within <= now {
             return self.close(CloseReason::MessageTimeout, stream);
@@ -292,6 +303,34 @@ impl Serving {
         self.event(stream, Some(&chunk), |exchange, cx, wires| {
             exchange.client_bytes(&chunk, cx, wires);
         });
+        self.account(stream);
+    }
+
+    /// Keeps the account of held bytes. When the shard's budget is used up, whoever holds most is
+    /// closed.
+    fn account(&mut self, stream: &Stream) {
+        let bytes = self.exchange.held_bytes();
+        if bytes == 0 && self.held.is_none() {
+            return;
+        }
+        let (client, before) = (self.outside.client, self.held.as_ref().map_or(0, Held::bytes));
+        let is_in_budget = match &mut self.held {
+            Some(held) if bytes >= before => held.try_grow(bytes - before),
+            Some(held) => {
+                held.shrink(before - bytes);
+                true
+            }
+            None => {
+                self.held = self.world.driver.heap().try_hold(bytes);
+                self.held.is_some()
+            }
+        };
+        if bytes == 0 {
+            self.held = None;
+        }
+        if self.world.note_holder(client, bytes, is_in_budget) == Some(client) {
+            self.close(CloseReason::HeapBudget, stream);
+        }
     }
 
     fn server_chunk(&mut self, chunk: Chunk, stream: &Stream) {

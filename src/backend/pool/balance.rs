@@ -97,7 +97,8 @@ impl Pool {
             }
         }
         // What cannot be used just now must not come back to the hand that gives it away.
-        // The word may stand there without `is_announced`: a second look was lucky, or an answer came late.
+        // The word may stand there without `is_announced`: a second look was lucky, or an answer
+        // came late.
         if self.needy.is_empty() || self.spare > 0 {
             self.is_announced = false;
             self.permits.withdraw(self.shard);
@@ -262,6 +263,18 @@ impl Pool {
         {
             // One dial, one waiter: the next may fare better.
             self.refuse(ticket, Refusal::Server(failure));
+        }
+    }
+
+    /// Nobody who waits for this version will get it; other versions are not concerned.
+    pub(super) fn version_refused(&mut self, key: u32) {
+        let version = self.keys[key as usize].identity.profile.version;
+        let text = format!("it does not speak Bolt {version} any more");
+        let is_of_key = |waiter: &Waiter| waiter.key == key;
+        let waiting = self.waiters.iter().filter(|(_, waiter)| is_of_key(waiter));
+        let waiting: Vec<Ticket> = waiting.map(|(ticket, _)| *ticket).collect();
+        for ticket in waiting {
+            self.refuse(ticket, Refusal::Unreachable(text.clone()));
         }
     }
 

@@ -141,6 +141,16 @@ impl Session {
         self.answer(success);
     }
 
+    /// The login has taken too long. While the server is being asked the client hears of it.
+    pub fn login_over(&mut self) {
+        match self.phase {
+            Phase::LoggingIn => {
+                self.fail_login(reply::refused(&Refusal::TimedOut), CloseReason::LoginTimeout)
+            }
+            _ => self.close(CloseReason::LoginTimeout),
+        };
+    }
+
     fn fail_login(&mut self, failure: Failure, why: CloseReason) -> Decision {
         self.answer(failure.encode(self.version).into());
         self.close(why)

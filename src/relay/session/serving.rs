@@ -249,6 +249,9 @@ impl Session {
     /// Finish what is open, then close.
     pub fn drain(&mut self) {
         self.is_draining = true;
+        if matches!(self.phase, Phase::Hello | Phase::Authentication) {
+            self.close(CloseReason::Drain);
+        }
         self.finish_drain();
     }
 
