@@ -13,8 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 /// All shapes of FAILURE are among these.
-const VERSIONS: [Version; 4] =
-    [Version::new(4, 4), Version::new(5, 0), V5_4, Version::new(5, 8)];
+const VERSIONS: [Version; 4] = [Version::new(4, 4), Version::new(5, 0), V5_4, Version::new(5, 8)];
 const FAILING: &str = "Neo.ClientError.Statement.SyntaxError";
 const UNKNOWN: &str = "Neo.DatabaseError.Transaction.TransactionCommitFailed";
 
@@ -283,8 +282,7 @@ impl Stormer {
     fn cut(&mut self, nonce: &str) {
         let is_transaction = self.below(2) == 0;
         let write = [run("WRITE $nonce", nonce), pull(-1)].concat();
-        let bytes =
-            if is_transaction { [begin(), write, commit()].concat() } else { write };
+        let bytes = if is_transaction { [begin(), write, commit()].concat() } else { write };
         let sent = match self.below(2) {
             0 => bytes.len(),
             _ => self.below(bytes.len() as u64) as usize,
