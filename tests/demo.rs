@@ -64,6 +64,15 @@ fn many_clients_share_a_small_pool_under_a_small_limit_of_open_files() {
     }
 }
 
+/// Both shards always wait, and neither owns a connection: each must use what it is lent.
+#[test]
+fn shards_without_a_connection_of_their_own_lend_each_other_one() {
+    let output = demo("--seconds 1 --clients 6 --pool 1 --shards 2 --once").output();
+    let output = output.expect("it starts");
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("1 through boltmux (pool 1)"), "{}", text(&output));
+}
+
 #[test]
 fn an_interrupt_ends_the_measurement_with_what_there_is() {
     for signal_name in ["INT", "TERM"] {

@@ -156,6 +156,8 @@ struct Entry {
     is_stale: bool,
     /// Checked out by a client at least once more than returned.
     is_counted: bool,
+    /// A client of this shard has had it since it came here.
+    has_served: bool,
 }
 
 struct Key {

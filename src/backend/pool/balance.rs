@@ -134,8 +134,11 @@ impl Pool {
     /// Where a connection that has just become READY goes.
     pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
         self.now = now;
+        // One that came for a waiter here serves it first: two shards that both wait would else
+        // hand it to and fro for ever.
+        let has_served = self.entry(id).is_some_and(|entry| entry.has_served);
         let is_above_claim = self.entries.len() as u32 > self.options.claim;
-        if (self.waiters.is_empty() || is_above_claim)
+        if (self.waiters.is_empty() || is_above_claim && has_served)
             && let Some((shard, wanted)) = self.permits.waiting_after(self.shard)
             && shard != self.shard
             && self.permits.answer(shard)
@@ -460,6 +463,7 @@ impl Pool {
             is_evicted: false,
             is_stale: false,
             is_counted: false,
+            has_served: false,
         };
         self.keys[key as usize].held += 1;
         ServerId { index: self.entries.insert(entry) as u32, serial: self.serial }
@@ -473,7 +477,7 @@ impl Pool {
     pub(super) fn check_out(&mut self, id: ServerId) {
         self.counters.acquired += 1;
         let entry = self.entry(id).expect("idle and fresh connections have entries");
-        (entry.state, entry.is_counted) = (State::Leased, true);
+        (entry.state, entry.is_counted, entry.has_served) = (State::Leased, true, true);
     }
 
     pub(super) fn entry(&mut self, id: ServerId) -> Option<&mut Entry> {
