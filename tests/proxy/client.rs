@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// Only a test that fails waits so long: the storm's clients wait for each other, too.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How long silence is listened to.
 pub const SILENCE: Duration = Duration::from_millis(80);
 pub const PASSWORD: &str = "test-password";

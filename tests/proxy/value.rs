@@ -359,3 +359,9 @@ fn expectations_are_met_or_not() {
     assert!(!met(r#"{code: "Neo"}"#) && !met("{n: [1]}") && !met("{!flag: *}") && !met("{a: *}"));
     assert!(Value::parse_all("{a 1}").is_err() && Value::parse_all("nonsense").is_err());
 }
+
+impl From<i64> for Value {
+    fn from(value: i64) -> Value {
+        Value::Int(value)
+    }
+}
