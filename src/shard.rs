@@ -156,6 +156,7 @@ fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
         message_within: timeouts.message,
         client_idle: timeouts.client_idle,
         limits: SessionLimits {
+            login_message: settings.limits.login_message as usize,
             idle_in_transaction: timeouts.idle_in_transaction,
             transaction: timeouts.transaction,
             query: timeouts.query,

@@ -233,7 +233,11 @@ impl Exchange {
         self.hold.extend_from_slice(piece);
         let before: usize = self.lengths.iter().sum();
         let length = self.hold.len() - before;
-        if !ends && length <= REQUEST_HELD_MAX {
+        let length_max = match self.session.is_serving() {
+            true => REQUEST_HELD_MAX,
+            false => cx.limits.login_message.min(REQUEST_HELD_MAX),
+        };
+        if !ends && length <= length_max {
             return;
         }
         let Some(head) = self.up.head() else {

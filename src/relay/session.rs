@@ -60,12 +60,27 @@ pub struct Context<'a> {
 }
 
 /// The configuration's part in a session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SessionLimits {
+    /// Bytes of a message before the login is done.
+    pub login_message: usize,
     pub idle_in_transaction: Option<Duration>,
     pub transaction: Option<Duration>,
     pub query: Option<Duration>,
     pub reset: Duration,
+}
+
+impl Default for SessionLimits {
+    /// As Neo4j's own limits are: none on transactions.
+    fn default() -> SessionLimits {
+        SessionLimits {
+            login_message: LOGIN_BYTES_MAX,
+            idle_in_transaction: None,
+            transaction: None,
+            query: None,
+            reset: Duration::from_secs(5),
+        }
+    }
 }
 
 /// A request as far as it has come.
@@ -333,7 +348,7 @@ impl Session {
         match self.phase {
             Phase::Closed => Decision::Drop,
             Phase::Hello => self.hello(request, cx),
-            Phase::Authentication => self.authenticate(request),
+            Phase::Authentication => self.authenticate(request, cx),
             Phase::LoggingIn => Decision::Hold,
             Phase::Serving if head.tag == tag::RESET => self.reset(before),
             Phase::Serving if is_behind || self.owed.is_full() => Decision::Hold,

@@ -130,8 +130,7 @@ fn endless_first_bytes_are_not_kept() {
 fn twenty_clients_that_stall_in_a_run_do_not_keep_a_pool_of_twenty() {
     let pairs = ["pool.size=20", "timeouts.message=300ms"];
     let stage = Stage::start(&pairs, Options::default());
-    let mut stalled: Vec<Client> =
-        (0..20).map(|_| Client::login(stage.address(), V5_4)).collect();
+    let mut stalled: Vec<Client> = (0..20).map(|_| Client::login(stage.address(), V5_4)).collect();
     let parameters = "x".repeat(200_000);
     let long = run("RETURN $nonce AS n", &parameters);
     for client in &mut stalled {

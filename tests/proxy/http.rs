@@ -23,9 +23,9 @@ fn health_is_200_with_a_server_and_503_without() {
     stage.server.restart().unwrap();
     let is_healthy = || http(stage.address(), GET_HEALTH).starts_with("HTTP/1.1 200 ");
     crate::stage::until("health is back", is_healthy);
-    stage.proxy.until("all are counted", |all| {
-        all.get("closed{http}") == all.get("clients_accepted")
-    });
+    stage
+        .proxy
+        .until("all are counted", |all| all.get("closed{http}") == all.get("clients_accepted"));
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! `pool.mode = "session"`: a server connection for each client, and both end together.
 
-use crate::client::{
-    Client, PASSWORD, Said, V5_4, V5_8, begin, commit, goodbye, pull, reset, run,
-};
+use crate::client::{Client, PASSWORD, Said, V5_4, V5_8, begin, commit, goodbye, pull, reset, run};
 use crate::stage::{Stage, until};
 use boltmux::synthetic::{Options, Outcome};
 use boltmux::wire::message::tag;
@@ -60,7 +58,11 @@ fn a_client_without_a_permit_waits_for_one() {
         let address = stage.address();
         let second = std::thread::spawn(move || Client::login(address, V5_4).expect_well());
         stage.proxy.until("the second waits", |all| all.get("clients_waiting") == 1);
-        if round % 2 == 0 { drop(first) } else { first.reset_connection() }
+        if round % 2 == 0 {
+            drop(first)
+        } else {
+            first.reset_connection()
+        }
         second.join().unwrap();
     }
     stage.proxy.until("nothing is held", |all| all.get("server_permits_taken") == 0);

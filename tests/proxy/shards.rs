@@ -1,8 +1,6 @@
 //! Several shards: one limit of connections, lent from shard to shard, and one login for all.
 
-use crate::client::{
-    Client, PASSWORD, V5_4, begin, commit, hello, logon, pull, run,
-};
+use crate::client::{Client, PASSWORD, V5_4, begin, commit, hello, logon, pull, run};
 use crate::stage::{Stage, until};
 use boltmux::synthetic::{Faults, Options};
 use boltmux::wire::message::tag;

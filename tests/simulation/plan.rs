@@ -150,6 +150,7 @@ fn limits(random: &mut Random, has_limits: bool) -> SessionLimits {
     let mut maybe =
         |seconds: u64| (has_limits && random.chance(600)).then_some(Duration::from_secs(seconds));
     SessionLimits {
+        login_message: 8192,
         idle_in_transaction: maybe(1),
         transaction: maybe(5),
         query: maybe(2),

@@ -68,6 +68,7 @@ impl World {
             notes: Notes::default(),
             known: KnownServer { recv_timeout_seconds: Some(4), ..KnownServer::default() },
             limits: SessionLimits {
+                login_message: 8192,
                 query: Some(seconds(2)),
                 reset: seconds(5),
                 ..SessionLimits::default()

@@ -6,9 +6,9 @@ use super::*;
 impl Session {
     /// HELLO: answered from what is known of the server from 5.1 on, else after the login.
     pub(super) fn hello(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
-        let Some(payload) = request.payload.filter(|payload| payload.len() <= LOGIN_BYTES_MAX)
-        else {
-            return self.refuse_request("expected HELLO of at most 8 KiB");
+        let limit = cx.limits.login_message;
+        let Some(payload) = request.payload.filter(|payload| payload.len() <= limit) else {
+            return self.refuse_request(format!("expected HELLO of at most {limit} bytes"));
         };
         if request.head.tag != tag::HELLO {
             return self.refuse_request("expected HELLO as the first message");
@@ -57,10 +57,10 @@ impl Session {
     }
 
     /// LOGON, and nothing else.
-    pub(super) fn authenticate(&mut self, request: Request<'_>) -> Decision {
-        let Some(payload) = request.payload.filter(|payload| payload.len() <= LOGIN_BYTES_MAX)
-        else {
-            return self.refuse_request("expected LOGON of at most 8 KiB");
+    pub(super) fn authenticate(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
+        let limit = cx.limits.login_message;
+        let Some(payload) = request.payload.filter(|payload| payload.len() <= limit) else {
+            return self.refuse_request(format!("expected LOGON of at most {limit} bytes"));
         };
         if request.head.tag == tag::RESET {
             // As Neo4j does: RESET does not log off, nor on.
