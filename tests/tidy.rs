@@ -576,6 +576,10 @@ fn linked_paths(document: &str, text: &str) -> Vec<Option<String>> {
 
 /// A file, a folder with files, a pattern over one folder, or a bare file name anywhere.
 fn exists(path: &str, tracked: &BTreeSet<String>) -> bool {
+    // Folders that building and testing make, and git ignores.
+    if [".cache/", "target/"].iter().any(|made| path.starts_with(made)) {
+        return true;
+    }
     if let Some((before, after)) = path.split_once('*') {
         return tracked.iter().any(|file| file.starts_with(before) && file.ends_with(after));
     }

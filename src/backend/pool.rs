@@ -18,6 +18,7 @@
 //! connection of its key is idle.
 
 mod balance;
+mod orders;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
@@ -29,6 +30,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+
+pub use orders::{Acquired, DialFailure, Order, Want};
 
 /// Dials in flight per server and shard: logins cost a server a password hash each.
 pub const DIALS_MAX: u32 = 8;
@@ -49,58 +52,6 @@ pub struct ServerId {
 /// Names a waiter; older ones are smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
-
-/// What a waiter wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Any connection of its identity.
-    Lease,
-    /// A fresh login of its identity, to learn if the server accepts it.
-    Login,
-}
-
-/// The answer to `acquire`.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Acquired {
-    Now(ServerId),
-    /// `Granted`, `LoggedIn` or `Refused` will come for this ticket.
-    Waiting(Ticket),
-    Refused(Refusal),
-}
-
-/// What the shell is to do.
-#[derive(Debug)]
-pub enum Order {
-    /// Dial and log in; report `dialed` or `dial_failed`.
-    Dial(ServerId, Rc<Identity>),
-    /// The waiter has its connection.
-    Grant(Ticket, ServerId),
-    /// The server accepted the waiter's credentials.
-    LoggedIn(Ticket),
-    /// The waiter gets nothing.
-    Refuse(Ticket, Refusal),
-    /// RESET and prove READY; report `checkin` or `close`.
-    Probe(ServerId),
-    /// GOODBYE and close; report `closed` at the server's end-of-file, or after a second.
-    Close(ServerId, Discard),
-    /// Take it off this shard for another one; report `lent`, or `closed` if it was not quiet.
-    Lend(ServerId, usize),
-    /// Tell the shard that it owns a permit.
-    PassPermit(usize),
-    /// Tell the other shards that somebody waits.
-    RingOthers,
-}
-
-/// Why a dial failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DialFailure {
-    /// No connection, no handshake, or silence.
-    Unreachable(String),
-    /// The server said FAILURE to HELLO or LOGON.
-    Refused(Box<Failure>),
-    /// The server does not speak the identity's version any more.
-    VersionRefused,
-}
 
 /// The bounds a pool works within.
 #[derive(Clone, Debug)]
