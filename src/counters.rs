@@ -4,7 +4,7 @@
 pub type Tally<const N: usize> = [u64; N];
 
 /// The latest counts of one shard.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShardCounters {
     /// Clients accepted since start.
     pub accepted: u64,
@@ -17,7 +17,8 @@ pub struct ShardCounters {
     pub closed: Tally<16>,
     /// Server connections not kept, by `Discard`.
     pub discarded: Tally<14>,
-    /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned, closing, lent).
+    /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned,
+    /// closing, lent).
     pub servers_leased: u64,
     pub servers_idle: u64,
     pub servers_busy: u64,
@@ -42,36 +43,4 @@ pub struct ShardCounters {
     pub accept_pauses: u64,
     pub over_budget: u64,
     pub enters: u64,
-}
-
-impl Default for ShardCounters {
-    fn default() -> Self {
-        ShardCounters {
-            accepted: 0,
-            clients_logging_in: 0,
-            clients_serving: 0,
-            clients_waiting: 0,
-            closed: [0; 16],
-            discarded: [0; 14],
-            servers_leased: 0,
-            servers_idle: 0,
-            servers_busy: 0,
-            servers_opened: 0,
-            servers_closed: 0,
-            servers_borrowed: 0,
-            servers_lent: 0,
-            leases_acquired: 0,
-            leases_returned: 0,
-            leases_waited: 0,
-            dial_failures: 0,
-            double_returns: 0,
-            failures_made: 0,
-            relayed_bytes: 0,
-            copied_bytes: 0,
-            heap_bytes: 0,
-            accept_pauses: 0,
-            over_budget: 0,
-            enters: 0,
-        }
-    }
 }

@@ -30,7 +30,10 @@ fn main() -> ExitCode {
         Command::Help(text) => say(text.trim_end()),
         Command::Check { settings, connect } => check(&settings, connect),
         Command::Run(settings) => run(*settings),
-        Command::Demo(_) => exit::FAILED,
+        Command::Demo(demo) => {
+            start_log(LogLevel::Warn);
+            boltmux::demo::run(&demo)
+        }
     })
 }
 

@@ -1,4 +1,5 @@
-//! One core's world: its ring, listener, clients, pools and counters, from start to the end of the drain.
+//! One core's world: its ring, listener, clients, pools and counters, from start to the end of the
+//! drain.
 
 use crate::backend::connection::Target;
 use crate::backend::identity::FingerprintKey;
@@ -141,6 +142,8 @@ fn make_world(
         is_draining: Cell::new(false),
         is_over: Cell::new(false),
         serial: Cell::new(0),
+        holders: RefCell::default(),
+        condemned: Cell::new(None),
     })
 }
 
@@ -153,6 +156,7 @@ fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
         message_within: timeouts.message,
         client_idle: timeouts.client_idle,
         limits: SessionLimits {
+            login_message: settings.limits.login_message as usize,
             idle_in_transaction: timeouts.idle_in_transaction,
             transaction: timeouts.transaction,
             query: timeouts.query,
@@ -189,7 +193,8 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             Ok(Order::Permit) => world.backend.permit_arrived(),
             Ok(Order::Report) => {
                 let report = Box::new(report(world));
-                let _ = link.borrow_mut().reports.push(report); // nobody reads: the next one will do
+                // If nobody reads, the next one will do.
+                let _ = link.borrow_mut().reports.push(report);
             }
         }
     }

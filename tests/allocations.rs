@@ -1,5 +1,12 @@
 //! A relayed message allocates nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test runs beside the shards and ends at the first surprise"
+)]
+
 #[path = "transport/plain_relay.rs"]
 mod plain_relay;
 #[path = "transport/support.rs"]

@@ -1,5 +1,11 @@
 //! The control core on its own: fake shards on plain threads, a fake Bolt server, and operators.
-#![allow(clippy::unwrap_used, reason = "tests fail by panicking, their helpers, too")]
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test runs beside the shards and ends at the first surprise"
+)]
 
 use boltmux::backend::Discard;
 use boltmux::backend::permits::Permits;

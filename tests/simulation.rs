@@ -1,6 +1,8 @@
-//! The pure parts together, under a virtual clock: two shards, their clients and one server, all from one seed.
+//! The pure parts together, under a virtual clock: two shards, their clients and one server, all
+//! from one seed.
 //!
-//! `BOLTMUX_SIM_SEED` replays one seed, `BOLTMUX_SIM_SEEDS` and `BOLTMUX_SIM_STEPS` widen the sweep.
+//! `BOLTMUX_SIM_SEED` replays one seed, `BOLTMUX_SIM_SEEDS` and `BOLTMUX_SIM_STEPS` widen the
+//! sweep.
 
 #[path = "simulation/peer.rs"]
 mod peer;
@@ -17,6 +19,8 @@ use world::World;
 
 const SEEDS: u64 = 256;
 const STEPS: usize = 3_000;
+/// Seeds in which everything happens at least once; 24 were enough when this was written.
+const SEEN_SEEDS: u64 = 160;
 /// As many as a small machine has cores.
 const THREADS: u64 = 4;
 
@@ -77,4 +81,42 @@ fn each_planted_bug_is_caught() {
     let is_seen = |bug| (0..64).any(|seed| broken(seed, STEPS, Planted::bug(bug)).is_some());
     let missed: Vec<Bug> = Bug::ALL.into_iter().filter(|&bug| !is_seen(bug)).collect();
     assert!(missed.is_empty(), "nothing sees {missed:?}");
+}
+
+#[test]
+fn a_sweep_sees_everything() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..SEEN_SEEDS {
+        let mut world = World::new(seed, Planted::default());
+        assert!(world.run(STEPS).is_ok(), "seed {seed}");
+        seen.extend(std::mem::take(&mut world.seen));
+    }
+    let expected = [
+        "refuse_timed_out",
+        "refuse_unreachable",
+        "refuse_server",
+        "probe",
+        "lend",
+        "pass_permit",
+        "ring",
+        "clean",
+        "dirty",
+        "lifetime",
+        "idle_timeout",
+        "evicted",
+        "given_up",
+        "unread",
+        "server_closed",
+        "reset_failed",
+        "half_message",
+        "revoked",
+        "drain",
+        "goodbye",
+        "client_gone",
+        "invalid_request",
+        "unauthorized",
+        "login_unavailable",
+    ];
+    let missed: Vec<_> = expected.iter().filter(|name| !seen.contains(*name)).collect();
+    assert!(missed.is_empty(), "never happened: {missed:?}");
 }

@@ -1,6 +1,13 @@
 //! The synthetic server over loopback, with a blocking client: what Neo4j does, and each
 //! misbehaviour it can be told.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test runs beside the shards and ends at the first surprise"
+)]
+
 use boltmux::synthetic::{Act, Faults, Misdeed, Options, Outcome, Rule, Server, Table};
 use boltmux::wire::handshake;
 use boltmux::wire::message::{

@@ -1,17 +1,18 @@
 //! Which credentials a server has accepted, and who waits to know. Pure.
 //!
-//! A client is let in only if a server accepted exactly its credentials not longer than `pool.approval_ttl` ago.
-//! One login of an identity is in flight at a time, in the whole process: each identity is looked after by
-//! one shard (`owner`), the others ask it. So a wrong password that eight clients send at once meets the
-//! server once, and does not lock the user out (Neo4j locks after three failures).
+//! A client is let in only if a server accepted exactly its credentials not longer than
+//! `pool.approval_ttl` ago. One login of an identity is in flight at a time, in the whole process:
+//! each identity is looked after by one shard (`owner`), the others ask it. So a wrong password
+//! that eight clients send at once meets the server once, and does not lock the user out (Neo4j
+//! locks after three failures).
 
 use crate::backend::Refusal;
 use crate::backend::identity::Fingerprint;
 use std::collections::HashMap;
 use std::time::Duration;
 
-/// Identities remembered here; past this the expired ones are forgotten at once, and then a new one has to be asked
-/// for each time.
+/// Identities remembered here; past this the expired ones are forgotten at once, and then a new one
+/// has to be asked for each time.
 pub const APPROVALS_MAX: usize = 65_536;
 
 /// The shard that looks after an identity.

@@ -1,7 +1,8 @@
 //! RESET and prove: makes a server connection that was left in any state READY again. Pure.
 //!
-//! The shell sends RESET, feeds what comes, and asks after each piece. The server owes one summary for each
-//! request that was unanswered, then RESET's own; records of a running PULL may come in between.
+//! The shell sends RESET, feeds what comes, and asks after each piece. The server owes one summary
+//! for each request that was unanswered, then RESET's own; records of a running PULL may come in
+//! between.
 
 use crate::backend::Discard;
 use crate::wire::chunk::{Kind, Scanner};

@@ -1,7 +1,8 @@
 //! Who a server connection belongs to: the whole identity that two clients must share to share it.
 //!
-//! A connection's version, credentials, routing context, notification filter and `patch_bolt` are fixed when
-//! it logs in and shape every byte after that. Two clients that differ in any of them never meet.
+//! A connection's version, credentials, routing context, notification filter and `patch_bolt` are
+//! fixed when it logs in and shape every byte after that. Two clients that differ in any of them
+//! never meet.
 
 use crate::backend::planted::{Bug, Planted};
 use crate::wire::message::{Auth, Hello, Notifications};
@@ -9,7 +10,8 @@ use crate::wire::version::Version;
 use aws_lc_rs::hmac;
 use std::fmt;
 
-/// Names an identity without telling it: a MAC with a key of this process over everything it consists of.
+/// Names an identity without telling it: a MAC with a key of this process over everything it
+/// consists of.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub [u8; 32]);
 
@@ -32,7 +34,8 @@ impl fmt::Debug for Fingerprint {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Profile {
     pub version: Version,
-    /// `None` is `bolt://`. The entries are without `address`: towards servers that is the server's own.
+    /// `None` is `bolt://`. The entries are without `address`: towards servers that is the server's
+    /// own.
     pub routing: Option<Vec<(String, String)>>,
     pub notifications: Notifications,
     pub utc_patch: bool,
@@ -104,7 +107,8 @@ impl FingerprintKey {
         FingerprintKey { key, planted: Planted::default() }
     }
 
-    /// The identity of session mode's connections, on which nothing is said before the client speaks.
+    /// The identity of session mode's connections, on which nothing is said before the client
+    /// speaks.
     pub fn raw(&self) -> Identity {
         let profile = Profile {
             version: Version::new(0, 0),
@@ -132,8 +136,8 @@ impl FingerprintKey {
     }
 }
 
-/// Whether clients with equal credentials of this scheme may share connections. Kerberos tickets are for one
-/// use, and of a scheme we do not know we cannot say.
+/// Whether clients with equal credentials of this scheme may share connections. Kerberos tickets
+/// are for one use, and of a scheme we do not know we cannot say.
 pub fn is_shareable(scheme: &str) -> bool {
     matches!(scheme, "none" | "basic" | "bearer")
 }

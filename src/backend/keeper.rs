@@ -1,14 +1,14 @@
 //! One shard's server connections as they really are: the shell that carries the pool's orders out.
 //!
-//! Owns the sockets that no client has leased, the tasks that dial, clean, lend and close them, and the slots in which
-//! clients wait. Decides nothing: `Pool` and `Approvals` do.
+//! Owns the sockets that no client has leased, the tasks that dial, clean, lend and close them, and
+//! the slots in which clients wait. Decides nothing: `Pool` and `Approvals` do.
 
 use crate::backend::approval::{Approvals, LoginOutcome};
 use crate::backend::cleaner::{Cleaned, Cleaner};
 use crate::backend::connection::{self, DialError, Target};
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::lease::Lease;
-use crate::backend::peers::{Lent, PeerMessage, Peers};
+use crate::backend::peers::{PeerMessage, Peers};
 use crate::backend::permits::Permits;
 use crate::backend::pool::{
     Acquired, DialFailure, Order, Pool, PoolOptions, ServerId, Ticket, Want,
@@ -27,6 +27,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 mod logins;
+mod sharing;
 
 /// How often lifetimes and idle limits are looked at: they are minutes.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -288,10 +289,7 @@ impl Backend {
                 self.pool.borrow_mut().dialed(id, self.now());
                 return self.carry_out();
             }
-            Err(DialError::VersionRefused) => {
-                let version = identity.profile.version;
-                DialFailure::Unreachable(format!("it does not speak Bolt {version} any more"))
-            }
+            Err(DialError::VersionRefused) => DialFailure::VersionRefused,
             Err(DialError::Failed(failure)) => failure,
         };
         self.discarded.borrow_mut()[Discard::DialFailed as usize] += 1;
@@ -326,7 +324,8 @@ impl Backend {
         let lease = self.check_out(id);
         match (self.waiting.borrow_mut().get_mut(&ticket), lease) {
             (Some(slot), lease) => {
-                // A connection that ended on its way is like one that was lost before the first byte.
+                // A connection that ended on its way is like one that was lost before the first
+                // byte.
                 let lost = || Refusal::Unreachable("the connection ended before its use".into());
                 slot.result = Some(lease.ok_or_else(lost));
                 if let Some(waker) = slot.waker.take() {
@@ -365,85 +364,6 @@ impl Backend {
         });
     }
 
-    fn lend(self: &Rc<Self>, id: ServerId, shard: usize) {
-        let conn = self.conns.borrow_mut().remove(&id);
-        let backend = self.clone();
-        self.driver.spawn(async move {
-            let passport = backend.pool.borrow_mut().passport(id);
-            let socket = match conn {
-                Some(conn) => conn.detach().await,
-                None => None,
-            };
-            match (socket, passport) {
-                (Some(socket), Some((fingerprint, born, expires))) => {
-                    backend.pool.borrow_mut().lent(id);
-                    let lent = Box::new(Lent { socket, fingerprint, born, expires });
-                    backend.tell(shard, PeerMessage::Lend(lent));
-                }
-                _ => {
-                    backend.discarded.borrow_mut()[Discard::Unread as usize] += 1;
-                    backend.pool.borrow_mut().closed(id, backend.now());
-                }
-            }
-            backend.carry_out();
-        });
-    }
-
-    fn borrow(self: &Rc<Self>, lent: Box<Lent>) {
-        let Lent { socket, fingerprint, born, expires } = *lent;
-        let conn = self.driver.adopt(socket.fd, socket.side);
-        self.driver.catch_up(); // whatever lay unread in the socket shows now
-        let backend = self.clone();
-        if !conn.is_quiet() {
-            return self.driver.spawn(async move {
-                connection::close(conn, true).await;
-                backend.discarded.borrow_mut()[Discard::Unread as usize] += 1;
-                backend.permit_arrived();
-            });
-        }
-        let slot = self.pool.borrow_mut().borrowed(fingerprint, born, expires);
-        match slot {
-            Some(id) => {
-                self.keep_idle(id, conn);
-                self.pool.borrow_mut().checkin(id, self.now());
-                self.carry_out();
-            }
-            None => self.driver.spawn(async move {
-                connection::close(conn, true).await;
-                backend.discarded.borrow_mut()[Discard::GivenUp as usize] += 1;
-                backend.permit_arrived();
-            }),
-        }
-    }
-
-    /// Another shard, or the control core, passed a permit on.
-    pub fn permit_arrived(self: &Rc<Self>) {
-        self.pool.borrow_mut().permit_arrived(self.now());
-        self.carry_out();
-    }
-
-    /// Messages of the other shards.
-    pub fn hear_peers(self: &Rc<Self>) {
-        loop {
-            let message = self.peers.borrow_mut().receive();
-            match message {
-                None => return,
-                Some(PeerMessage::Lend(lent)) => self.borrow(lent),
-                Some(PeerMessage::Permit) => self.permit_arrived(),
-                Some(PeerMessage::SomebodyWaits) => {
-                    self.pool.borrow_mut().others_wait();
-                    self.carry_out();
-                }
-                Some(message) => self.hear_login(message),
-            }
-        }
-    }
-
-    /// Told once, when all shards run.
-    pub fn set_wakes(&self, wakes: &[crate::transport::driver::DriverHandle]) {
-        self.peers.borrow_mut().set_wakes(wakes);
-    }
-
     /// Refuses whoever waits and closes what is idle.
     pub fn drain(self: &Rc<Self>) {
         self.pool.borrow_mut().drain();
@@ -454,19 +374,6 @@ impl Backend {
     pub fn retire(self: &Rc<Self>, fingerprint: Fingerprint) {
         self.pool.borrow_mut().retire(fingerprint);
         self.carry_out();
-    }
-
-    fn tell(&self, shard: usize, message: PeerMessage) {
-        self.peers.borrow_mut().send(shard, message);
-    }
-
-    fn tell_others(&self, message: impl Fn() -> PeerMessage) {
-        let (shard, shards) = (self.shard(), self.peers.borrow().shards());
-        (0..shards).filter(|&other| other != shard).for_each(|other| self.tell(other, message()));
-    }
-
-    fn shard(&self) -> usize {
-        self.peers.borrow().shard
     }
 
     fn wake_keeper(&self) {

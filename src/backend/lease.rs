@@ -1,4 +1,5 @@
-//! A server connection that is one client's for a while: a value whose end always gives the connection back.
+//! A server connection that is one client's for a while: a value whose end always gives the
+//! connection back.
 
 use crate::backend::Discard;
 use crate::backend::cleaner::Cleaner;

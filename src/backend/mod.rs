@@ -1,7 +1,7 @@
 //! Connections to Neo4j servers: who may have one, how they are shared, cleaned and given up.
 //!
-//! `permits`, `pool`, `approval` and `cleaner` are pure: events in, orders out, `now` as an argument. The
-//! shell carries orders out: it dials, resets, closes, lends.
+//! `permits`, `pool`, `approval` and `cleaner` are pure: events in, orders out, `now` as an
+//! argument. The shell carries orders out: it dials, resets, closes, lends.
 
 pub mod approval;
 pub mod cleaner;

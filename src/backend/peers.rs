@@ -1,4 +1,5 @@
-//! How shards reach each other: one bounded, wait-free ring per pair of them, and a wake through the other's io_uring.
+//! How shards reach each other: one bounded, wait-free ring per pair of them, and a wake through
+//! the other's io_uring.
 
 use crate::backend::approval::{LoginOutcome, Verdict};
 use crate::backend::identity::Fingerprint;
@@ -8,8 +9,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Messages under way from one shard to another. Above it they wait in the sender, whose number is bounded by
-/// its connections and its clients.
+/// Messages under way from one shard to another. Above it they wait in the sender, whose number is
+/// bounded by its connections and its clients.
 const PEER_SLOTS: usize = 256;
 
 /// From one shard to another.

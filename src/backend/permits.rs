@@ -1,9 +1,10 @@
 //! The process-wide limit of connections to one server: a few atomic words that all shards share.
 //!
-//! Touched when a connection is dialled or has closed, and when somebody waits; never per message. A
-//! permit is held from before the dial until the connection has ended. A shard without one says
-//! so in the waiting word and *looks at the count again*; who gives a permit back lowers the count and then reads the
-//! word. With both in sequential consistency one of the two sees the other, so no wake is lost.
+//! Touched when a connection is dialled or has closed, and when somebody waits; never per message.
+//! A permit is held from before the dial until the connection has ended. A shard without one says
+//! so in the waiting word and *looks at the count again*; who gives a permit back lowers the count
+//! and then reads the word. With both in sequential consistency one of the two sees the other, so
+//! no wake is lost.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
@@ -65,7 +66,8 @@ impl Permits {
         None
     }
 
-    /// Says that `shard` waits for a connection of the identity `wanted`. Look at the count again afterwards.
+    /// Says that `shard` waits for a connection of the identity `wanted`. Look at the count again
+    /// afterwards.
     pub fn announce(&self, shard: usize, wanted: u64) {
         self.wanted[shard].store(wanted, SeqCst);
         self.waiting.fetch_or(1 << shard, SeqCst);
@@ -89,7 +91,8 @@ impl Permits {
         Some((shard, self.wanted[shard].load(SeqCst)))
     }
 
-    /// Takes on the duty to serve `shard`; false if another has taken it or nothing is wanted any more.
+    /// Takes on the duty to serve `shard`; false if another has taken it or nothing is wanted any
+    /// more.
     pub fn answer(&self, shard: usize) -> bool {
         self.waiting.fetch_and(!(1 << shard), SeqCst) & 1 << shard != 0
     }

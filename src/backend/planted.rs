@@ -1,4 +1,5 @@
-//! Mistakes that tests switch on to prove that the simulation would see them. Release builds have none.
+//! Mistakes that tests switch on to prove that the simulation would see them. Release builds have
+//! none.
 
 #[cfg(debug_assertions)]
 use std::rc::Rc;
@@ -77,7 +78,8 @@ impl Planted {
     }
 }
 
-/// What a test lets another core do in the midst of a step here. Compiled out without debug assertions.
+/// What a test lets another core do in the midst of a step here. Compiled out without debug
+/// assertions.
 #[derive(Clone, Default)]
 pub struct Interleave(#[cfg(debug_assertions)] Option<Rc<dyn Fn()>>);
 

@@ -1,8 +1,8 @@
 //! One shard's connections to one server, and who waits for them. Pure.
 //!
-//! Owns: which connection is idle, leased, being dialled, cleaned, lent or closed; the queue of waiters; how
-//! many dials are in flight. Does not own sockets: every change that needs one is an `Order`, and the shell
-//! reports back with the method of the same event.
+//! Owns: which connection is idle, leased, being dialled, cleaned, lent or closed; the queue of
+//! waiters; how many dials are in flight. Does not own sockets: every change that needs one is an
+//! `Order`, and the shell reports back with the method of the same event.
 //!
 //! ```text
 //!   acquire ──► Dialing ──dialed──► Leased ⇄ Idle ──► Lending ──lent──► gone
@@ -13,10 +13,12 @@
 //!
 //! `pool/balance.rs` decides who gets a free connection or permit.
 //!
-//! Invariants: a connection is in exactly one state; each holds one permit from before its dial until `closed`
-//! or `lent`; an idle one is READY, with nothing unread; no waiter waits while a connection of its key is idle.
+//! Invariants: a connection is in exactly one state; each holds one permit from before its dial
+//! until `closed` or `lent`; an idle one is READY, with nothing unread; no waiter waits while a
+//! connection of its key is idle.
 
 mod balance;
+mod orders;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
@@ -29,9 +31,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use orders::{Acquired, DialFailure, Order, Want};
+
 /// Dials in flight per server and shard: logins cost a server a password hash each.
 pub const DIALS_MAX: u32 = 8;
-/// Clients that may wait in one shard: as many as can be connected with 16-bit ports to one address.
+/// Clients that may wait in one shard: as many as can be connected with 16-bit ports to one
+/// address.
 pub const WAITERS_MAX: usize = 65_536;
 /// First pause after a failed dial; doubles up to the other bound, with jitter of a quarter.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
@@ -47,56 +52,6 @@ pub struct ServerId {
 /// Names a waiter; older ones are smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Ticket(u64);
-
-/// What a waiter wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
-    /// Any connection of its identity.
-    Lease,
-    /// A fresh login of its identity, to learn if the server accepts it.
-    Login,
-}
-
-/// The answer to `acquire`.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Acquired {
-    Now(ServerId),
-    /// `Granted`, `LoggedIn` or `Refused` will come for this ticket.
-    Waiting(Ticket),
-    Refused(Refusal),
-}
-
-/// What the shell is to do.
-#[derive(Debug)]
-pub enum Order {
-    /// Dial and log in; report `dialed` or `dial_failed`.
-    Dial(ServerId, Rc<Identity>),
-    /// The waiter has its connection.
-    Grant(Ticket, ServerId),
-    /// The server accepted the waiter's credentials.
-    LoggedIn(Ticket),
-    /// The waiter gets nothing.
-    Refuse(Ticket, Refusal),
-    /// RESET and prove READY; report `checkin` or `close`.
-    Probe(ServerId),
-    /// GOODBYE and close; report `closed` at the server's end-of-file, or after a second.
-    Close(ServerId, Discard),
-    /// Take it off this shard for another one; report `lent`, or `closed` if it was not quiet.
-    Lend(ServerId, usize),
-    /// Tell the shard that it owns a permit.
-    PassPermit(usize),
-    /// Tell the other shards that somebody waits.
-    RingOthers,
-}
-
-/// Why a dial failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DialFailure {
-    /// No connection, no handshake, or silence.
-    Unreachable(String),
-    /// The server said FAILURE to HELLO or LOGON.
-    Refused(Box<Failure>),
-}
 
 /// The bounds a pool works within.
 #[derive(Clone, Debug)]
@@ -148,8 +103,12 @@ struct Entry {
     pass_to: Option<usize>,
     /// Closed so that a waiter here gets the permit.
     is_evicted: bool,
+    /// Its login began before the server refused these credentials.
+    is_stale: bool,
     /// Checked out by a client at least once more than returned.
     is_counted: bool,
+    /// A client of this shard has had it since it came here.
+    has_served: bool,
 }
 
 struct Key {
@@ -162,6 +121,8 @@ struct Key {
     dialing: usize,
     /// Connections in any state.
     held: u32,
+    /// No dial for a lease before that: the server said "not now" to one.
+    paused_until: Duration,
     /// The server's refusal; ends with the next accepted login.
     refused: Option<Box<Failure>>,
 }
@@ -192,6 +153,8 @@ pub struct Pool {
     dialing: u32,
     is_announced: bool,
     is_draining: bool,
+    /// Of the present event.
+    now: Duration,
     down: Option<(String, Duration)>,
     failures: u32,
     seed: u64,
@@ -221,6 +184,7 @@ impl Pool {
             dialing: 0,
             is_announced: false,
             is_draining: false,
+            now: Duration::ZERO,
             down: None,
             failures: 0,
             seed: seed | 1,
@@ -275,10 +239,14 @@ impl Pool {
         if self.keys[key as usize].refused.is_some() && !self.planted.has(Bug::StaleApproval) {
             return self.close(id, Discard::Revoked);
         }
+        let identity = &self.keys[key as usize].identity;
+        if identity.is_private && Rc::strong_count(identity) == 1 {
+            return self.close(id, Discard::Private); // its one client has gone
+        }
         if expires <= now {
             return self.close(id, Discard::Lifetime);
         }
-        self.place(id, key, was_counted, now);
+        self.place(id, key, now);
         self.balance(now);
     }
 
@@ -332,10 +300,14 @@ impl Pool {
         let Some(entry) = self.entry(id) else { return };
         let State::Dialing(login) = entry.state else { return };
         entry.state = State::Leased;
-        let key = entry.key;
+        let (key, is_stale) = (entry.key, entry.is_stale);
         self.counters.opened += 1;
         (self.down, self.failures) = (None, 0);
         self.end_dial(key, login);
+        if is_stale {
+            self.close(id, Discard::Revoked);
+            return self.balance(now);
+        }
         self.keys[key as usize].refused = None;
         if let Some(ticket) = login {
             // Nobody is told twice: the waiter may have been refused while its dial was under way.
@@ -352,18 +324,20 @@ impl Pool {
         let State::Dialing(login) = entry.state else { return };
         let key = entry.key;
         self.counters.dial_failures += 1;
+        self.now = now;
         self.end_dial(key, login);
         self.remove(id);
         self.spare += 1;
         match failure {
             DialFailure::Unreachable(text) => self.server_down(login, text, now),
             DialFailure::Refused(failure) => self.login_refused(key, login, failure),
+            DialFailure::VersionRefused => self.version_refused(key),
         }
         self.balance(now);
     }
 
-    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows. `None`: nobody
-    /// here knows its identity any more; close it and report `permit_arrived`.
+    /// A connection that another shard lent has arrived, armed and drained; `checkin` follows.
+    /// `None`: nobody here knows its identity any more; close it and report `permit_arrived`.
     pub fn borrowed(
         &mut self,
         fingerprint: Fingerprint,
@@ -377,8 +351,9 @@ impl Pool {
         Some(id)
     }
 
-    /// A connection that is to be lent was taken off the ring. True if nothing was unread: send it on its way, it
-    /// is not this shard's any more. Else it is closed, and the other shard gets its permit.
+    /// A connection that is to be lent was taken off the ring. True if nothing was unread: send it
+    /// on its way, it is not this shard's any more. Else it is closed, and the other shard gets its
+    /// permit.
     pub fn detached(&mut self, id: ServerId, is_quiet: bool) -> bool {
         let is_lent = is_quiet || self.planted.has(Bug::LendUnread);
         match is_lent {
@@ -409,7 +384,8 @@ impl Pool {
         self.balance(now);
     }
 
-    /// The server refuses these credentials: nobody gets a connection of theirs until a login succeeds.
+    /// The server refuses these credentials: nobody gets a connection of theirs until a login
+    /// succeeds.
     pub fn revoke(&mut self, fingerprint: Fingerprint, failure: Box<Failure>, now: Duration) {
         if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
             self.refuse_key(key, &failure, false);
@@ -474,3 +450,6 @@ impl Pool {
         self.waiters.len()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -39,15 +39,15 @@ pub enum Command {
 /// configuration, so that it shows the same wherever it runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Demo {
-    /// How long it runs. `None`: until it is interrupted.
+    /// How long it measures, both ways together.
     pub seconds: Option<u32>,
     /// How many clients it plays.
     pub clients: Option<u32>,
     /// Connections to the embedded server.
     pub pool: Option<u32>,
-    /// Shards of the proxy.
+    /// Shards of the proxy; each has a CPU of its own while there are enough.
     pub shards: Option<u32>,
-    /// One short round, for tests.
+    /// Ends after the table, in place of serving on until it is interrupted.
     pub once: bool,
     /// Where the numbers are written as JSON.
     pub json: Option<PathBuf>,
@@ -106,11 +106,11 @@ fn grammar() -> clap::Command {
     };
     let demo = clap::Command::new("demo")
         .about("Show it at work: an embedded server, the proxy and load in one process")
-        .arg(count("seconds", "How long to run"))
+        .arg(count("seconds", "How long to measure, both ways together"))
         .arg(count("clients", "Clients to play"))
         .arg(count("pool", "Connections to the embedded server"))
         .arg(count("shards", "CPU cores for the proxy"))
-        .arg(flag("once", "One short round"))
+        .arg(flag("once", "End after the table"))
         .arg(
             Arg::new("json")
                 .long("json")

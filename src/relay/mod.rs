@@ -1,7 +1,7 @@
 //! One client's life, from its first byte to its last.
 //!
-//! `session` holds the rules and is pure; `exchange` maps bytes to messages for it and is pure too; `task` moves
-//! the bytes. `reply` is what boltmux itself says, `close` why a connection ended.
+//! `session` holds the rules and is pure; `exchange` maps bytes to messages for it and is pure too;
+//! `task` moves the bytes. `reply` is what boltmux itself says, `close` why a connection ended.
 
 pub mod close;
 pub mod exchange;

@@ -1,8 +1,8 @@
 //! What boltmux itself says to a client: the one place where a situation becomes a FAILURE.
 //!
-//! Codes decide what drivers do: `TransientError` is retried by managed transactions, `ClientError` and
-//! `DatabaseError` are not. `_idempotent` promises that nothing was executed; new drivers then repeat
-//! an auto-commit query once by themselves.
+//! Codes decide what drivers do: `TransientError` is retried by managed transactions, `ClientError`
+//! and `DatabaseError` are not. `_idempotent` promises that nothing was executed; new drivers then
+//! repeat an auto-commit query once by themselves.
 
 use crate::backend::Refusal;
 use crate::wire::message::Failure;
@@ -50,7 +50,8 @@ pub fn too_many_clients() -> Failure {
     }
 }
 
-/// The connection was lost in a transaction whose COMMIT was not sent: the server has rolled back (GQL 51N34).
+/// The connection was lost in a transaction whose COMMIT was not sent: the server has rolled back
+/// (GQL 51N34).
 pub fn server_lost() -> Failure {
     Failure {
         code: "Neo.TransientError.Transaction.LeaderSwitch".into(),
@@ -66,7 +67,8 @@ pub fn server_lost() -> Failure {
     }
 }
 
-/// The connection was lost while a COMMIT or an auto-commit write was unanswered. Never retried blindly (GQL 08007).
+/// The connection was lost while a COMMIT or an auto-commit write was unanswered. Never retried
+/// blindly (GQL 08007).
 pub fn outcome_unknown() -> Failure {
     Failure {
         code: "Neo.DatabaseError.Transaction.TransactionCommitFailed".into(),

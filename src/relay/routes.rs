@@ -1,4 +1,5 @@
-//! Routing tables that servers gave, kept for a moment so that every short-lived driver need not ask again. Pure.
+//! Routing tables that servers gave, kept for a moment so that every short-lived driver need not
+//! ask again. Pure.
 
 use crate::backend::identity::Fingerprint;
 use crate::wire::message::{Route, Routing, RoutingTable};

@@ -1,23 +1,21 @@
-//! A client that has agreed on a version: moves bytes between it, the `Exchange`, and the connection it leases.
+//! A client that has agreed on a version: moves bytes between it, the `Exchange`, and the
+//! connection it leases.
+
+mod wires;
 
 use crate::backend::approval::LoginOutcome;
-use crate::backend::cleaner::Cleaner;
-use crate::backend::identity::{Identity, is_shareable};
-use crate::backend::keeper::LeaseOrTicket;
-use crate::backend::lease::Lease;
-use crate::backend::pool::Ticket;
 use crate::backend::{Discard, KnownServer, Refusal};
 use crate::relay::close::CloseReason;
-use crate::relay::exchange::{Effects, Exchange, Leased, Remainder};
-use crate::relay::session::{Action, Context as SessionContext, Release, Session};
+use crate::relay::exchange::Exchange;
+use crate::relay::serving::wires::{Outside, Wires};
+use crate::relay::session::{Context as SessionContext, Session};
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::Sleep;
+use crate::transport::heap::Held;
 use crate::transport::stream::Stream;
 use crate::wire::version::Version;
-use bytes::Bytes;
 use std::future::Future;
-use std::ops::Range;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -38,18 +36,8 @@ pub struct Serving {
     progress_at: Duration,
     timer: Option<(Duration, Pin<Box<Sleep>>)>,
     own_address: Box<str>,
-}
-
-/// What the exchange's effects change.
-struct Outside {
-    world: Rc<World>,
-    client: u64,
-    lease: Option<Lease>,
-    ticket: Option<Ticket>,
-    login: Option<Rc<Identity>>,
-    closing: Option<CloseReason>,
-    /// Of a client that must not share its connections.
-    is_private: Option<Rc<Identity>>,
+    /// The shard's account of what is held for this client.
+    held: Option<Held>,
 }
 
 impl Serving {
@@ -79,6 +67,7 @@ impl Serving {
             progress_at: world.driver.now(),
             timer: None,
             own_address: "".into(),
+            held: None,
         }
     }
 
@@ -111,6 +100,7 @@ impl Serving {
                 self.login_by = None;
             }
             if let Some(why) = self.outside.closing.take() {
+                self.world.note_holder(self.outside.client, 0, true);
                 self.outside.part();
                 return Poll::Ready(why);
             }
@@ -153,6 +143,9 @@ impl Serving {
                 }
                 Err(refusal) => exchange.refused(&refusal, cx, wires),
             });
+        }
+        if self.world.is_condemned(self.outside.client) {
+            self.close(CloseReason::HeapBudget, stream);
         }
         if self.world.is_draining.get() {
             let is_over = self.world.is_over.get();
@@ -254,7 +247,8 @@ impl Serving {
         let Some(due) = self.due() else { return Poll::Pending };
         let now = self.world.driver.now();
         if due > now {
-            // An earlier timer that is armed is left to fire: most deadlines move on before they come.
+            // An earlier timer that is armed is left to fire: most deadlines move on before they
+            // come.
             let is_armed = self.timer.as_ref().is_some_and(|(at, _)| *at <= due);
             if !is_armed {
                 self.timer = Some((due, Box::pin(self.world.driver.sleep(due - now))));
@@ -288,7 +282,10 @@ impl Serving {
         let options = &self.world.options;
         let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
         if self.login_by.is_some_and(|by| by <= now) {
-            return self.login_timed_out(stream);
+            return self.event(stream, None, |exchange, cx, wires| {
+                exchange.session.login_over();
+                exchange.after(cx, wires);
+            });
         }
         if self.exchange.is_mid_request() && self.progress_at + options.message_within <= now {
             return self.close(CloseReason::MessageTimeout, stream);
@@ -302,25 +299,38 @@ impl Serving {
         });
     }
 
-    /// A client that waits for the server's word is told so; one that says nothing is just closed.
-    fn login_timed_out(&mut self, stream: &Stream) {
-        self.login_by = None;
-        let Some(identity) = self.outside.login.take() else {
-            return self.close(CloseReason::LoginTimeout, stream);
-        };
-        self.world.backend.stop_asking(self.outside.client);
-        let refusal = Refusal::Unreachable("it has not answered the login in time".into());
-        let outcome = LoginOutcome::Failed(refusal);
-        self.event(stream, None, |exchange, cx, wires| {
-            exchange.session.login_done(identity, &outcome, cx);
-            exchange.after(cx, wires);
-        });
-    }
-
     fn client_chunk(&mut self, chunk: Chunk, stream: &Stream) {
         self.event(stream, Some(&chunk), |exchange, cx, wires| {
             exchange.client_bytes(&chunk, cx, wires);
         });
+        self.account(stream);
+    }
+
+    /// Keeps the account of held bytes. When the shard's budget is used up, whoever holds most is
+    /// closed.
+    fn account(&mut self, stream: &Stream) {
+        let bytes = self.exchange.held_bytes();
+        if bytes == 0 && self.held.is_none() {
+            return;
+        }
+        let (client, before) = (self.outside.client, self.held.as_ref().map_or(0, Held::bytes));
+        let is_in_budget = match &mut self.held {
+            Some(held) if bytes >= before => held.try_grow(bytes - before),
+            Some(held) => {
+                held.shrink(before - bytes);
+                true
+            }
+            None => {
+                self.held = self.world.driver.heap().try_hold(bytes);
+                self.held.is_some()
+            }
+        };
+        if bytes == 0 {
+            self.held = None;
+        }
+        if self.world.note_holder(client, bytes, is_in_budget) == Some(client) {
+            self.close(CloseReason::HeapBudget, stream);
+        }
     }
 
     fn server_chunk(&mut self, chunk: Chunk, stream: &Stream) {
@@ -363,163 +373,6 @@ impl Serving {
         let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, outside };
         body(&mut self.exchange, cx, &mut wires);
         wires.flush();
-    }
-}
-
-impl Outside {
-    /// The client leaves whatever it waits for; a lease that is left is closed by its drop.
-    fn part(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.world.backend.withdraw(ticket);
-        }
-        if self.login.take().is_some() {
-            self.world.backend.stop_asking(self.client);
-        }
-        self.lease = None;
-        self.retire();
-    }
-
-    fn retire(&mut self) {
-        if let Some(identity) = self.is_private.take() {
-            self.world.backend.retire(identity.fingerprint);
-        }
-    }
-
-    /// The same credentials, for this client alone.
-    fn make_private(&mut self, identity: &Identity) -> Rc<Identity> {
-        let (profile, auth) = (identity.profile.clone(), identity.auth.clone());
-        let own = Rc::new(self.world.fingerprints.identity(profile, auth, Some(self.client)));
-        self.is_private = Some(own.clone());
-        own
-    }
-}
-
-/// Both sides' sockets, and ranges of the present chunk that go on together.
-struct Wires<'a> {
-    stream: &'a Stream,
-    chunk: Option<&'a Chunk>,
-    up: Range<usize>,
-    down: Range<usize>,
-    outside: &'a mut Outside,
-}
-
-impl Wires<'_> {
-    fn flush(&mut self) {
-        self.flush_up();
-        self.flush_down();
-    }
-
-    fn flush_up(&mut self) {
-        let range = std::mem::take(&mut self.up);
-        if let (Some(chunk), Some(lease)) = (self.chunk, &self.outside.lease)
-            && !range.is_empty()
-        {
-            lease.conn().send([chunk.slice(range)]);
-        }
-    }
-
-    fn flush_down(&mut self) {
-        let range = std::mem::take(&mut self.down);
-        if let Some(chunk) = self.chunk
-            && !range.is_empty()
-        {
-            self.stream.send([chunk.slice(range)]);
-        }
-    }
-
-    fn log_in(
-        &mut self,
-        profile: crate::backend::identity::Profile,
-        auth: crate::wire::message::Auth,
-    ) {
-        let outside = &mut *self.outside;
-        let owner = (!is_shareable(&auth.scheme)).then_some(outside.client);
-        let identity = Rc::new(outside.world.fingerprints.identity(profile, auth, owner));
-        outside.login = Some(identity.clone());
-        outside.world.backend.log_in(&identity, outside.client);
-    }
-}
-
-impl Effects for Wires<'_> {
-    fn to_server(&mut self, range: Range<usize>) {
-        if self.up.end == range.start && !self.up.is_empty() {
-            self.up.end = range.end;
-        } else {
-            self.flush_up();
-            self.up = range;
-        }
-    }
-
-    fn to_server_copied(&mut self, bytes: Bytes) {
-        self.flush_up();
-        if let Some(lease) = &self.outside.lease {
-            self.outside.world.driver.note_copied(bytes.len());
-            lease.conn().send([Chunk::from(bytes)]);
-        }
-    }
-
-    fn to_client(&mut self, range: Range<usize>) {
-        if self.down.end == range.start && !self.down.is_empty() {
-            self.down.end = range.end;
-        } else {
-            self.flush_down();
-            self.down = range;
-        }
-    }
-
-    fn to_client_copied(&mut self, bytes: Bytes) {
-        self.flush_down();
-        self.outside.world.driver.note_copied(bytes.len());
-        self.stream.send([Chunk::from(bytes)]);
-    }
-
-    fn acquire(&mut self, identity: &Rc<Identity>) -> Leased {
-        self.flush();
-        match self.outside.world.backend.acquire(identity) {
-            Ok(LeaseOrTicket::Lease(lease)) => {
-                self.outside.lease = Some(lease);
-                Leased::Now
-            }
-            Ok(LeaseOrTicket::Ticket(ticket)) => {
-                self.outside.ticket = Some(ticket);
-                Leased::MustWait
-            }
-            Err(refusal) => Leased::Refused(refusal),
-        }
-    }
-
-    fn release(&mut self, how: Release, remainder: Remainder<'_>) {
-        self.flush();
-        let Some(lease) = self.outside.lease.take() else { return };
-        match how {
-            Release::Clean => lease.check_in(),
-            Release::Dirty(due) => {
-                let cleaner = Cleaner::new(remainder.scanner, remainder.loose, due);
-                lease.clean(cleaner, remainder.bytes);
-            }
-            Release::Broken(why) => lease.discard(why),
-        }
-    }
-
-    fn act(&mut self, action: Action) {
-        match action {
-            Action::Withdraw => {
-                if let Some(ticket) = self.outside.ticket.take() {
-                    self.outside.world.backend.withdraw(ticket);
-                }
-            }
-            Action::LogIn(login) => {
-                let (profile, auth) = *login;
-                self.log_in(profile, auth);
-            }
-            Action::LoggedOff => self.outside.retire(),
-            Action::Revoke(failure, identity) => {
-                self.outside.world.routes.borrow_mut().revoke(identity.fingerprint);
-                self.outside.world.backend.revoke(identity.fingerprint, failure);
-            }
-            Action::Close(why) => self.outside.closing = Some(why),
-            Action::Answer(_) | Action::ResetServer | Action::Release(_) | Action::DropHeld(_) => {}
-        }
     }
 }
 

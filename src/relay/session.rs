@@ -1,5 +1,6 @@
-//! One client's session in transaction mode: every rule about who is asked, who answers and when a server
-//! connection may be let go. Pure: messages, leases, losses and `now` in; decisions and actions out.
+//! One client's session in transaction mode: every rule about who is asked, who answers and when a
+//! server connection may be let go. Pure: messages, leases, losses and `now` in; decisions and
+//! actions out.
 //!
 //! ```text
 //!  Hello ─HELLO─► Authentication ─LOGON─► LoggingIn ─accepted─► Serving          (5.1+)
@@ -13,9 +14,10 @@
 //!             any with a lease ─a time limit─► Aborting ─SUCCESS of our RESET─► Failed
 //! ```
 //!
-//! A request that this state cannot place yet is held and decided later, in order. Laws: each request gets one
-//! summary; a lease is released only with nothing owed by the server, or said to be dirty; once
-//! a byte of a request may have left, it is never sent again; no outcome is invented.
+//! A request that this state cannot place yet is held and decided later, in order. Laws: each
+//! request gets one summary; a lease is released only with nothing owed by the server, or said to
+//! be dirty; once a byte of a request may have left, it is never sent again; no outcome is
+//! invented.
 
 use crate::backend::approval::LoginOutcome;
 use crate::backend::identity::{Identity, Profile};
@@ -39,6 +41,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 mod limits;
+mod login;
 mod replies;
 mod serving;
 
@@ -57,12 +60,27 @@ pub struct Context<'a> {
 }
 
 /// The configuration's part in a session.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct SessionLimits {
+    /// Bytes of a message before the login is done.
+    pub login_message: usize,
     pub idle_in_transaction: Option<Duration>,
     pub transaction: Option<Duration>,
     pub query: Option<Duration>,
     pub reset: Duration,
+}
+
+impl Default for SessionLimits {
+    /// As Neo4j's own limits are: none on transactions.
+    fn default() -> SessionLimits {
+        SessionLimits {
+            login_message: LOGIN_BYTES_MAX,
+            idle_in_transaction: None,
+            transaction: None,
+            query: None,
+            reset: Duration::from_secs(5),
+        }
+    }
 }
 
 /// A request as far as it has come.
@@ -154,7 +172,8 @@ enum Work {
     /// The server is READY; answers that are ours may still be due.
     Finished,
     Resetting,
-    /// Our own RESET is on its way. Was it an auto-commit query, and has the transaction ended after all?
+    /// Our own RESET is on its way. Was it an auto-commit query, and has the transaction ended
+    /// after all?
     Aborting {
         was_auto: bool,
         is_over: bool,
@@ -202,7 +221,8 @@ pub struct Session {
 }
 
 impl Session {
-    /// `connection_id` is told to the client; `is_manifest`: the version came from a manifest handshake.
+    /// `connection_id` is told to the client; `is_manifest`: the version came from a manifest
+    /// handshake.
     pub fn new(version: Version, is_manifest: bool, connection_id: u64) -> Session {
         Session {
             version,
@@ -328,149 +348,12 @@ impl Session {
         match self.phase {
             Phase::Closed => Decision::Drop,
             Phase::Hello => self.hello(request, cx),
-            Phase::Authentication => self.authenticate(request),
+            Phase::Authentication => self.authenticate(request, cx),
             Phase::LoggingIn => Decision::Hold,
             Phase::Serving if head.tag == tag::RESET => self.reset(before),
             Phase::Serving if is_behind || self.owed.is_full() => Decision::Hold,
             Phase::Serving => self.serve(request, cx),
         }
-    }
-
-    /// HELLO: answered from what is known of the server from 5.1 on, else after the login.
-    fn hello(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
-        let Some(payload) = request.payload.filter(|payload| payload.len() <= LOGIN_BYTES_MAX)
-        else {
-            return self.refuse_request("expected HELLO of at most 8 KiB");
-        };
-        if request.head.tag != tag::HELLO {
-            return self.refuse_request("expected HELLO as the first message");
-        }
-        let mut hello = match Hello::parse(self.version, payload) {
-            Ok(hello) => hello,
-            Err(error) => return self.refuse_request(error.to_string()),
-        };
-        if self.refuses_clients {
-            return self.fail_login(reply::too_many_clients(), CloseReason::TooManyClients);
-        }
-        if cx.server.is_none() {
-            let refusal = Refusal::Unreachable("it has not been reached yet".into());
-            return self.fail_login(reply::refused(&refusal), CloseReason::LoginUnavailable);
-        }
-        let profile = Profile::of(self.version, &hello);
-        let routing = hello.routing.take();
-        self.spelling = routing.and_then(|routing| routing.address).map(String::into_boxed_str);
-        match hello.auth.take() {
-            Some(auth) => self.log_in(profile, auth),
-            None => {
-                self.profile = Some(Box::new(profile));
-                self.phase = Phase::Authentication;
-                let success = self.hello_success(cx, false);
-                self.answer(success);
-                Decision::Drop
-            }
-        }
-    }
-
-    fn hello_success(&mut self, cx: Context<'_>, credentials_expired: bool) -> Bytes {
-        let server = cx.server.cloned().unwrap_or_default();
-        let hint = server.recv_timeout_seconds.filter(|_| self.version.has_hints());
-        // Twice per period, so that one late turn of ours does not cost the client its connection.
-        self.noop_after = hint.map(|seconds| Duration::from_secs(seconds.max(2)) / 2);
-        let profile = self.profile.as_deref().or(self.identity.as_deref().map(|id| &id.profile));
-        let success = HelloSuccess {
-            server: server.agent,
-            connection_id: format!("boltmux-{}", self.connection_id),
-            recv_timeout_seconds: hint,
-            utc_patch: profile.is_some_and(|profile| profile.utc_patch),
-            credentials_expired,
-        };
-        let protocol_version = self.is_manifest.then_some(self.version);
-        success.encode(self.version, false, Some(true), protocol_version).into()
-    }
-
-    /// LOGON, and nothing else.
-    fn authenticate(&mut self, request: Request<'_>) -> Decision {
-        let Some(payload) = request.payload.filter(|payload| payload.len() <= LOGIN_BYTES_MAX)
-        else {
-            return self.refuse_request("expected LOGON of at most 8 KiB");
-        };
-        if request.head.tag != tag::LOGON {
-            return self.refuse_request("expected LOGON");
-        }
-        let auth = match parse_logon(payload) {
-            Ok(auth) => auth,
-            Err(error) => return self.refuse_request(error.to_string()),
-        };
-        let Some(profile) = self.profile.take() else {
-            return self.refuse_request("expected HELLO before LOGON");
-        };
-        self.log_in(*profile, auth)
-    }
-
-    fn log_in(&mut self, profile: Profile, auth: Auth) -> Decision {
-        self.phase = Phase::LoggingIn;
-        if self.planted.has(Bug::AnswerBeforeLogon) {
-            self.answer(Bytes::from_static(SUCCESS_EMPTY));
-        }
-        self.actions.push_back(Action::LogIn(Box::new((profile, auth))));
-        Decision::Drop
-    }
-
-    /// The server has accepted or refused the credentials, or could not be asked.
-    pub fn login_done(&mut self, identity: Rc<Identity>, outcome: &LoginOutcome, cx: Context<'_>) {
-        if !matches!(self.phase, Phase::LoggingIn) {
-            return;
-        }
-        let is_expired = matches!(outcome, LoginOutcome::Failed(Refusal::Expired));
-        match outcome {
-            LoginOutcome::Failed(refusal) if !is_expired => {
-                let why = match refusal {
-                    Refusal::Server(_) => CloseReason::Unauthorized,
-                    _ => CloseReason::LoginUnavailable,
-                };
-                self.fail_login(reply::refused(refusal), why);
-            }
-            _ => {
-                self.identity = match self.planted.has(Bug::ForgetLogoff) {
-                    true => self.identity.take().or(Some(identity)),
-                    false => Some(identity),
-                };
-                self.phase = Phase::Serving;
-                self.work = Work::Idle;
-                self.accept_login(cx, is_expired);
-                self.find_held_reset();
-            }
-        }
-    }
-
-    /// A RESET that came while the login was under way: what was held before it is IGNORED.
-    fn find_held_reset(&mut self) {
-        let Some(before) = self.held.iter().rposition(|head| head.tag == tag::RESET) else {
-            return;
-        };
-        self.actions.push_back(Action::DropHeld(before));
-        for _ in self.held.drain(..before) {
-            self.actions.push_back(Action::Answer(Bytes::from_static(IGNORED)));
-        }
-    }
-
-    fn accept_login(&mut self, cx: Context<'_>, credentials_expired: bool) {
-        if self.planted.has(Bug::AnswerBeforeLogon) {
-            return;
-        }
-        let success = match self.version.has_logon() {
-            true => {
-                let success = LogonSuccess { advertised_address: None, credentials_expired };
-                success.encode(self.version).into()
-            }
-            false => self.hello_success(cx, credentials_expired),
-        };
-        self.answer(success);
-    }
-
-    fn fail_login(&mut self, failure: Failure, why: CloseReason) -> Decision {
-        self.answer(failure.encode(self.version).into());
-        self.close(why)
     }
 
     /// What Neo4j does with a message that it cannot accept: FAILURE, then the end.
@@ -525,7 +408,8 @@ fn risk_of(is_read: bool) -> Risk {
     if is_read { Risk::None } else { Risk::Committed }
 }
 
-/// The fields of a complete request; a malformed one is the server's to judge, and counts as a write.
+/// The fields of a complete request; a malformed one is the server's to judge, and counts as a
+/// write.
 fn fields_of(request: Request<'_>) -> Fields {
     request.payload.and_then(|payload| read_fields(payload).ok()).unwrap_or_default()
 }

@@ -18,8 +18,8 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-/// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a handshake's choice is
-/// never read before the session takes over.
+/// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a
+/// handshake's choice is never read before the session takes over.
 const FIRST_BYTES_MAX: usize = 10 << 10;
 
 /// Accepts for as long as the shard lives; every client gets a task.
@@ -40,7 +40,7 @@ async fn client(world: Rc<World>, conn: Conn) {
 }
 
 async fn run(world: &Rc<World>, stream: &mut Stream, present: &Present) -> CloseReason {
-    let mut first = FirstBytes::default();
+    let mut first = FirstBytes { world: world.clone(), bytes: Vec::new() };
     let limit = world.driver.sleep(world.options.first_bytes_within);
     let accepted_at = world.driver.now();
     let greeted = match greet(world, stream, &mut first, limit).await {
@@ -153,8 +153,8 @@ async fn serve_http(
 }
 
 /// What has come before the session takes over.
-#[derive(Default)]
 struct FirstBytes {
+    world: Rc<World>,
     bytes: Vec<u8>,
 }
 
@@ -167,6 +167,8 @@ impl FirstBytes {
     ) -> Result<(), CloseReason> {
         let received = poll_fn(|cx| match stream.poll_recv(cx) {
             Poll::Ready(received) => Poll::Ready(Some(received)),
+            // Nobody who has not said anything yet is waited for.
+            Poll::Pending if self.world.is_draining.get() => Poll::Ready(None),
             Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
         });
         let received: Option<io::Result<Option<Chunk>>> = received.await;
@@ -184,6 +186,7 @@ impl FirstBytes {
                 Ok(())
             }
             Some(Ok(None)) | Some(Err(_)) => Err(CloseReason::ClientGone),
+            None if self.world.is_draining.get() => Err(CloseReason::Drain),
             None => Err(CloseReason::LoginTimeout),
         }
     }

@@ -1,4 +1,5 @@
-//! Session mode's task: a fresh server connection for one client, every byte relayed, both ends together.
+//! Session mode's task: a fresh server connection for one client, every byte relayed, both ends
+//! together.
 
 use crate::backend::Discard;
 use crate::backend::keeper::LeaseOrTicket;

@@ -9,6 +9,7 @@ use crate::transport::driver::Driver;
 use crate::transport::http::Health;
 use crate::wire::version::Version;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -63,6 +64,10 @@ pub struct World {
     /// Draining has taken long enough.
     pub is_over: Cell<bool>,
     pub serial: Cell<u64>,
+    /// Clients that bytes are held for, and how many.
+    pub holders: RefCell<HashMap<u64, usize>>,
+    /// Who is to be closed because the shard holds too much.
+    pub condemned: Cell<Option<u64>>,
 }
 
 impl World {
@@ -86,6 +91,35 @@ impl World {
         self.is_draining.set(true);
         self.backend.drain();
         self.driver.wake_readers();
+    }
+
+    /// Notes what is held for a client. Over the budget: who holds most, and is to be closed for
+    /// it.
+    pub fn note_holder(&self, client: u64, bytes: usize, is_in_budget: bool) -> Option<u64> {
+        let mut holders = self.holders.borrow_mut();
+        match bytes {
+            0 => drop(holders.remove(&client)),
+            _ => drop(holders.insert(client, bytes)),
+        }
+        if is_in_budget {
+            return None;
+        }
+        let (&largest, _) = holders.iter().max_by_key(|(_, bytes)| **bytes)?;
+        if largest != client {
+            self.condemned.set(Some(largest));
+            drop(holders);
+            self.driver.wake_readers();
+        }
+        Some(largest)
+    }
+
+    /// Whether this client is the one to be closed for what it holds.
+    pub fn is_condemned(&self, client: u64) -> bool {
+        let is_condemned = self.condemned.get() == Some(client);
+        if is_condemned {
+            self.condemned.set(None);
+        }
+        is_condemned
     }
 
     /// Closes whoever is left.

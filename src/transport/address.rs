@@ -27,6 +27,7 @@ pub struct Address {
 
 impl Address {
     /// All addresses of the host, in the resolver's order. Runs on the executor's blocking thread.
+    #[expect(clippy::disallowed_methods, reason = "it runs on the blocking thread")]
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         let (host, port) = (self.host.clone(), self.port);
         let look_up = move || (host.as_str(), port).to_socket_addrs().map(Iterator::collect);

@@ -217,7 +217,8 @@ impl Driver {
         }
     }
 
-    /// Wakes every task that waits for bytes of an accepted connection: something concerns all of them.
+    /// Wakes every task that waits for bytes of an accepted connection: something concerns all of
+    /// them.
     pub fn wake_readers(&self) {
         self.state.borrow_mut().wake_readers();
         self.kick();

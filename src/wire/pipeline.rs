@@ -1,13 +1,14 @@
 //! Requests in flight: who asked, who owes the summary, and which one is due next.
 //!
-//! Every request but GOODBYE gets exactly one summary, in order (Bolt specification, "Messages"). The pipeline
-//! is the order; what a summary means for the session is decided elsewhere.
+//! Every request but GOODBYE gets exactly one summary, in order (Bolt specification, "Messages").
+//! The pipeline is the order; what a summary means for the session is decided elsewhere.
 
 use crate::wire::message::tag;
 use std::collections::VecDeque;
 
-/// Requests one client may have in flight. Neo4j stops reading at 300 queued messages of a connection
-/// (`AtomicSchedulingConnection`), so more gains nothing; past this the client is not read.
+/// Requests one client may have in flight. Neo4j stops reading at 300 queued messages of a
+/// connection (`AtomicSchedulingConnection`), so more gains nothing; past this the client is not
+/// read.
 pub const PIPELINE_MAX: usize = 512;
 
 /// Whose request it is: a summary for the proxy's own request never reaches the client.

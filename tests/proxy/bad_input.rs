@@ -241,7 +241,7 @@ fn a_server_that_lies_in_a_result_loses_its_connection_only() {
     let proxy = Running::start(server.address, &["pool.size=2"]);
     for phase in [Phase::Run, Phase::Result] {
         for (name, bytes) in garbage() {
-            // Of RUN's SUCCESS nothing is read, so it is relayed as it came; a test below has PULL's.
+            // Of RUN's SUCCESS nothing is read: it is relayed as it came. A test below has PULL's.
             if name == "SUCCESS that is no map" {
                 continue;
             }

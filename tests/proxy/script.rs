@@ -1,7 +1,7 @@
 //! The language of `tests/scripts/*.bolt`: conversations with the whole proxy, line by line.
 //!
 //! ```text
-//! # a comment
+//! # a comment; an indented line goes on where the one before it ended
 //! set KEY=VALUE             a setting of the proxy; before the first conversation line
 //! server WORD=VALUE         an option of the synthetic server: versions, hint_seconds, noops,
 //!                           run_delay_ms, login_delay_ms, loses_reset_race, home, fail
@@ -44,14 +44,23 @@ type Done = Result<(), String>;
 /// Plays a whole script; the error names the line.
 pub fn play(text: &str) -> Done {
     let mut play = Play::default();
-    for (number, line) in text.lines().enumerate() {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            continue;
-        }
-        play.line(line).map_err(|error| format!("line {}: {line}: {error}", number + 1))?;
+    for (number, line) in joined(text) {
+        play.line(&line).map_err(|error| format!("line {number}: {line}: {error}"))?;
     }
     play.end()
+}
+
+/// Lines with their numbers, from 1, without comments; an indented one belongs to the one before.
+fn joined(text: &str) -> Vec<(usize, String)> {
+    let mut lines: Vec<(usize, String)> = Vec::new();
+    let told = text.lines().enumerate();
+    for (index, line) in told.filter(|(_, line)| !line.is_empty() && !line.starts_with('#')) {
+        match lines.last_mut().filter(|_| line.starts_with(' ')) {
+            Some((_, last)) => last.extend([" ", line.trim()]),
+            None => lines.push((index + 1, line.trim().into())),
+        }
+    }
+    lines
 }
 
 #[derive(Default)]

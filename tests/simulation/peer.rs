@@ -1,4 +1,5 @@
-//! A client that knows what a server may say: it sends requests at its own pace and judges every answer.
+//! A client that knows what a server may say: it sends requests at its own pace and judges every
+//! answer.
 
 use crate::random::Random;
 use crate::server::Database;

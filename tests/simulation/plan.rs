@@ -41,15 +41,7 @@ impl World {
             noops: random.pick(&[0, 20, 100]),
             ..Database::default()
         };
-        let env = Env {
-            known: KnownServer {
-                agent: "Neo4j/5.26.0".into(),
-                recv_timeout_seconds: random.chance(700).then_some(4),
-                versions: plan.habits.versions.clone(),
-            },
-            limits,
-            routes: [RefCell::new(RouteCache::new(ttl)), RefCell::new(RouteCache::new(ttl))],
-        };
+        let env = env(&mut random, &plan, limits, ttl);
         let mut world = World {
             random,
             env: Rc::new(env),
@@ -73,6 +65,7 @@ impl World {
             is_settling: false,
             planted,
             trace: None,
+            seen: Default::default(),
             plan,
         };
         world.interleave();
@@ -83,7 +76,8 @@ impl World {
         world
     }
 
-    /// Lets closed connections of one shard give their permits back while the other says that it waits.
+    /// Lets closed connections of one shard give their permits back while the other says that it
+    /// waits.
     fn interleave(&mut self) {
         for shard in 0..2 {
             let other = self.shards[1 - shard].pool.clone();
@@ -156,6 +150,7 @@ fn limits(random: &mut Random, has_limits: bool) -> SessionLimits {
     let mut maybe =
         |seconds: u64| (has_limits && random.chance(600)).then_some(Duration::from_secs(seconds));
     SessionLimits {
+        login_message: 8192,
         idle_in_transaction: maybe(1),
         transaction: maybe(5),
         query: maybe(2),
@@ -172,5 +167,17 @@ fn options(random: &mut Random, limit: u32) -> PoolOptions {
         idle_timeout: seconds(&[5, 600]),
         liveness_check: seconds(&[2, 300]),
         claim: limit.div_ceil(2),
+    }
+}
+
+fn env(random: &mut Random, plan: &Plan, limits: SessionLimits, ttl: Duration) -> Env {
+    Env {
+        known: KnownServer {
+            agent: "Neo4j/5.26.0".into(),
+            recv_timeout_seconds: random.chance(700).then_some(4),
+            versions: plan.habits.versions.clone(),
+        },
+        limits,
+        routes: [RefCell::new(RouteCache::new(ttl)), RefCell::new(RouteCache::new(ttl))],
     }
 }

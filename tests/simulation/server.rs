@@ -1,5 +1,5 @@
-//! A tiny Neo4j: what a Bolt server says to each request, byte by byte. It shares the encoders with the proxy, but
-//! neither the scanner nor the states.
+//! A tiny Neo4j: what a Bolt server says to each request, byte by byte. It shares the encoders with
+//! the proxy, but neither the scanner nor the states.
 
 use crate::random::Random;
 use boltmux::wire::message::{
@@ -172,7 +172,7 @@ impl Connection {
 
     pub fn describe(&self) -> String {
         format!(
-            "server connection {} {:?} failed={} interrupts={} inbox={} pulling={:?} raw={:?} user={}",
+            "server {} {:?} failed={} interrupts={} inbox={} pulling={:?} raw={:?} user={}",
             self.number,
             self.state,
             self.has_failed,

@@ -96,6 +96,7 @@ impl World {
                 },
             };
             self.note(|| format!("shard {} {:?}", order.0, order.1));
+            self.seen.insert(kind(&order.1));
             self.carry_out(order.0, order.1);
         }
     }
@@ -475,7 +476,7 @@ impl World {
     }
 
     /// Bytes of a server, or its end.
-    pub(super) fn from_server(&mut self, slot: usize, bytes: Option<Vec<u8>>) {
+    pub(super) fn server_says(&mut self, slot: usize, bytes: Option<Vec<u8>>) {
         let now = self.now;
         let link = self.links[slot].as_mut().expect("the slot is in use");
         let (shard, id) = (link.shard, link.id);
@@ -485,7 +486,7 @@ impl World {
             (Owner::Dialing { .. }, Some(bytes)) => self.dialing(slot, &bytes),
             (Owner::Pooled, None) => _ = pool.borrow_mut().noticed(id, Discard::ServerClosed),
             (Owner::Pooled, Some(_)) => _ = pool.borrow_mut().noticed(id, Discard::Unread),
-            (&mut Owner::Client(client), bytes) => self.to_exchange(client, bytes),
+            (&mut Owner::Client(client), bytes) => self.feed_exchange(client, bytes),
             (Owner::Cleaning(_), None) => pool.borrow_mut().close(id, Discard::ServerClosed),
             (Owner::Cleaning(cleaner), Some(bytes)) => match cleaner.feed(&bytes) {
                 Cleaned::NotYet => {}
@@ -503,7 +504,7 @@ impl World {
         }
     }
 
-    fn to_exchange(&mut self, client: usize, bytes: Option<Vec<u8>>) {
+    fn feed_exchange(&mut self, client: usize, bytes: Option<Vec<u8>>) {
         let Some(bytes) = bytes else {
             self.client(client).peer.has_lost = true;
             return self.with_exchange(client, &[], |exchange, cx, hands| {
@@ -581,6 +582,10 @@ impl World {
             self.message(shard, 1 - shard, event);
         }
         let refused = DialFailure::Refused(Box::new(failure));
+        // A server that says "not now" is left alone for a second.
+        let until = self.now + Duration::from_millis(1100);
+        let paused = &mut self.shards[shard].paused_until;
+        *paused = until.max(*paused);
         self.shards[shard].pool.borrow_mut().dial_failed(id, refused, self.now);
     }
 
@@ -661,6 +666,11 @@ impl Effects for Hands<'_> {
         let world = &mut *self.world;
         let now = world.now;
         world.note(|| format!("release {how:?}"));
+        world.seen.insert(match how {
+            Release::Clean => "clean",
+            Release::Dirty(_) => "dirty",
+            Release::Broken(why) => why.name(),
+        });
         let link = world.link(slot);
         link.owner = Owner::Pooled;
         let (shard, id) = (link.shard, link.id);
@@ -717,8 +727,28 @@ impl Effects for Hands<'_> {
                 let event = Event::Revoke(1 - shard, fingerprint, failure);
                 self.world.message(shard, 1 - shard, event);
             }
-            Action::Close(why) => self.client().closed = Some(why),
+            Action::Close(why) => {
+                self.client().closed = Some(why);
+                self.world.seen.insert(why.name());
+            }
             _ => {}
         }
+    }
+}
+
+fn kind(order: &Order) -> &'static str {
+    match order {
+        Order::Dial(..) => "dial",
+        Order::Grant(..) => "grant",
+        Order::LoggedIn(_) => "logged_in",
+        Order::Refuse(_, Refusal::TimedOut) => "refuse_timed_out",
+        Order::Refuse(_, Refusal::Unreachable(_)) => "refuse_unreachable",
+        Order::Refuse(_, Refusal::Server(_)) => "refuse_server",
+        Order::Refuse(..) => "refuse",
+        Order::Probe(_) => "probe",
+        Order::Close(_, why) => why.name(),
+        Order::Lend(..) => "lend",
+        Order::PassPermit(_) => "pass_permit",
+        Order::RingOthers => "ring",
     }
 }

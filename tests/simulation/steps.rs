@@ -185,7 +185,7 @@ impl World {
             }
             _ => {
                 let bytes = link.down.take(&mut self.random);
-                return self.from_server(slot, bytes);
+                return self.server_says(slot, bytes);
             }
         }
         let out = std::mem::take(&mut link.server.out);
@@ -349,7 +349,7 @@ impl World {
                 let (open, limit) = (self.permits.open(), self.permits.limit());
                 let dials = shard.dials;
                 return Err(format!(
-                    "shard {index}: {waiters} wait, {dials} dials, but only {open} of {limit} are open"
+                    "shard {index}: {waiters} wait, {dials} dials, only {open} of {limit} are open"
                 ));
             }
             if waiters <= shard.dials || is_paused || !is_free && idle == 0 {
@@ -403,7 +403,8 @@ impl World {
     }
 }
 
-/// Steps that everybody needs to finish, and much more: long waits end by their deadlines within them.
+/// Steps that everybody needs to finish, and much more: long waits end by their deadlines within
+/// them.
 const SETTLE_STEPS_MAX: usize = 20_000;
 
 trait PopIfDue {

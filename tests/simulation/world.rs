@@ -1,4 +1,5 @@
-//! Two shards with their clients and one server, under a virtual clock: what the shell does, without sockets.
+//! Two shards with their clients and one server, under a virtual clock: what the shell does,
+//! without sockets.
 
 use crate::peer::{Habits, NONCES, Peer, Step};
 use crate::random::Random;
@@ -221,13 +222,16 @@ pub struct World {
     servers: usize,
     /// Permits and connections under way between shards.
     travelling: usize,
-    /// Closed connections whose report is due: shard and id. A release may come in the midst of the other's announcement.
+    /// Closed connections whose report is due: shard and id. A release may come in the midst of the
+    /// other's announcement.
     ripe: Rc<RefCell<Vec<(usize, ServerId)>>>,
     clock: Rc<std::cell::Cell<Duration>>,
     approval_ttl: Duration,
     is_settling: bool,
     planted: Planted,
     pub trace: Option<Vec<String>>,
+    /// What has happened at least once, to see that a sweep is worth something.
+    pub seen: std::collections::BTreeSet<&'static str>,
 }
 
 #[path = "plan.rs"]

@@ -27,7 +27,8 @@ impl Logins {
 }
 
 impl Backend {
-    /// Asks if the server accepts this identity; `poll_login` tells. `client` is unique in this shard.
+    /// Asks if the server accepts this identity; `poll_login` tells. `client` is unique in this
+    /// shard.
     pub fn log_in(self: &Rc<Self>, identity: &Rc<Identity>, client: u64) {
         let key = identity.fingerprint;
         let waiting = Waiting { identity: identity.clone(), outcome: None, waker: None };

@@ -12,6 +12,10 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
+/// After a FAILURE like "too many logins" or "no threads": Neo4j's lock after failed logins is 5 s
+/// (`auth_lock_time`), and a try a second is cheap.
+const REFUSED_PAUSE: Duration = Duration::from_secs(1);
+
 impl Pool {
     /// Another shard waits: give it what lies idle here.
     pub fn others_wait(&mut self) {
@@ -30,7 +34,8 @@ impl Pool {
 
     /// Deadlines: waiters, pauses after failed dials, lifetimes, idle limits, liveness.
     pub fn tick(&mut self, now: Duration) {
-        self.down.take_if(|(_, until)| *until <= now); // else `next_deadline` would stay in the past
+        // Kept, `next_deadline` would stay in the past.
+        self.down.take_if(|(_, until)| *until <= now);
         while let Some((&ticket, waiter)) = self.waiters.first_key_value() {
             if waiter.deadline > now {
                 break;
@@ -53,11 +58,14 @@ impl Pool {
         self.balance(now);
     }
 
-    /// When `tick` has something to do at the latest: the oldest waiter's deadline or the pause after a failure.
+    /// When `tick` has something to do at the latest: the oldest waiter's deadline or the pause
+    /// after a failure.
     pub fn next_deadline(&self) -> Option<Duration> {
         let waiter = self.waiters.first_key_value().map(|(_, waiter)| waiter.deadline);
         let pause = self.down.as_ref().filter(|_| waiter.is_some()).map(|(_, until)| *until);
-        waiter.into_iter().chain(pause).min()
+        let pauses = self.needy.iter().map(|&key| self.keys[key as usize].paused_until);
+        let pauses = pauses.filter(|until| *until > self.now);
+        waiter.into_iter().chain(pause).chain(pauses).min()
     }
 
     /// Refuses whoever waits, closes what is idle; leased ones close when they come back.
@@ -71,6 +79,7 @@ impl Pool {
 
     /// Serves waiters with permits, first come, first served, until something has to be waited for.
     pub(super) fn balance(&mut self, now: Duration) {
+        self.now = now;
         while let Some((key, ticket)) = self.neediest() {
             let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
             if self.dialing >= DIALS_MAX || is_paused {
@@ -88,7 +97,8 @@ impl Pool {
             }
         }
         // What cannot be used just now must not come back to the hand that gives it away.
-        // The word may stand there without `is_announced`: a second look was lucky, or an answer came late.
+        // The word may stand there without `is_announced`: a second look was lucky, or an answer
+        // came late.
         if self.needy.is_empty() || self.spare > 0 {
             self.is_announced = false;
             self.permits.withdraw(self.shard);
@@ -99,7 +109,8 @@ impl Pool {
                 self.orders.push_back(Order::PassPermit(shard));
             }
         }
-        // Nobody here needs what lies idle: a bell that rang while everything was in use is heard now.
+        // Nobody here needs what lies idle: a bell that rang while everything was in use is heard
+        // now.
         if self.evicting >= self.uncovered() {
             self.others_wait();
         }
@@ -120,11 +131,14 @@ impl Pool {
         false
     }
 
-    /// Where a connection that has just become READY goes. One that was dialled or borrowed for a waiter here is
-    /// given to other shards only after its use: else it would go round between those who wait, for ever.
-    pub(super) fn place(&mut self, id: ServerId, key: u32, was_used: bool, now: Duration) {
+    /// Where a connection that has just become READY goes.
+    pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
+        self.now = now;
+        // One that came for a waiter here serves it first: two shards that both wait would else
+        // hand it to and fro for ever.
+        let has_served = self.entry(id).is_some_and(|entry| entry.has_served);
         let is_above_claim = self.entries.len() as u32 > self.options.claim;
-        if (self.waiters.is_empty() || is_above_claim && was_used)
+        if (self.waiters.is_empty() || is_above_claim && has_served)
             && let Some((shard, wanted)) = self.permits.waiting_after(self.shard)
             && shard != self.shard
             && self.permits.answer(shard)
@@ -152,8 +166,9 @@ impl Pool {
         }
     }
 
-    /// Whether a waiter of another key should have the permit of a connection of `key`. Older waiters come
-    /// first, but only towards balance: else two busy identities would close each other's connections for ever.
+    /// Whether a waiter of another key should have the permit of a connection of `key`. Older
+    /// waiters come first, but only towards balance: else two busy identities would close each
+    /// other's connections for ever.
     fn is_preferred(&self, other: u32, ticket: Ticket, key: u32, same: Option<Ticket>) -> bool {
         if self.evicting >= self.uncovered() {
             return false;
@@ -166,8 +181,8 @@ impl Pool {
     /// The oldest waiter that no dial in flight will serve.
     fn neediest(&self) -> Option<(u32, Ticket)> {
         let oldest = |&key: &u32| {
-            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
-            let lease = queue.get(*dialing).copied();
+            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
+            let lease = queue.get(*dialing).filter(|_| *paused_until <= self.now).copied();
             lease.into_iter().chain(logins.front().copied()).min().map(|ticket| (key, ticket))
         };
         self.needy.iter().filter_map(oldest).min_by_key(|&(_, ticket)| ticket)
@@ -176,8 +191,9 @@ impl Pool {
     /// Waiters that no dial in flight will serve.
     fn uncovered(&self) -> usize {
         let count = |&key: &u32| {
-            let Key { queue, logins, dialing, .. } = &self.keys[key as usize];
-            queue.len().saturating_sub(*dialing) + logins.len()
+            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
+            let leases = queue.len().saturating_sub(*dialing);
+            logins.len() + if *paused_until <= self.now { leases } else { 0 }
         };
         self.needy.iter().map(count).sum()
     }
@@ -208,7 +224,8 @@ impl Pool {
         self.settle_need(key);
     }
 
-    /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a pause.
+    /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a
+    /// pause.
     pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
         let until = match self.down {
             // This dial was in flight when the pause began: one outage, not the next.
@@ -241,10 +258,26 @@ impl Pool {
         }
         if failure.is_about_credentials() {
             self.refuse_key(key, &failure, true);
+        } else if login.is_none() && failure.is_passing() {
+            // Whoever has connections goes on with them; the dial is tried again later.
+            self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE;
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
-            self.refuse(ticket, Refusal::Server(failure)); // one dial, one waiter: the next may fare better
+            // One dial, one waiter: the next may fare better.
+            self.refuse(ticket, Refusal::Server(failure));
+        }
+    }
+
+    /// Nobody who waits for this version will get it; other versions are not concerned.
+    pub(super) fn version_refused(&mut self, key: u32) {
+        let version = self.keys[key as usize].identity.profile.version;
+        let text = format!("it does not speak Bolt {version} any more");
+        let is_of_key = |waiter: &Waiter| waiter.key == key;
+        let waiting = self.waiters.iter().filter(|(_, waiter)| is_of_key(waiter));
+        let waiting: Vec<Ticket> = waiting.map(|(ticket, _)| *ticket).collect();
+        for ticket in waiting {
+            self.refuse(ticket, Refusal::Unreachable(text.clone()));
         }
     }
 
@@ -256,8 +289,8 @@ impl Pool {
         }
     }
 
-    /// Ends everything of a key but its leases: these end when they come back. A waiting login is the
-    /// way out of a refusal that was met elsewhere; only a refused login speaks for it.
+    /// Ends everything of a key but its leases: these end when they come back. A waiting login is
+    /// the way out of a refusal that was met elsewhere; only a refused login speaks for it.
     pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure, with_logins: bool) {
         if self.planted.has(Bug::StaleApproval) {
             return;
@@ -271,9 +304,13 @@ impl Pool {
             self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
         }
         idle.into_iter().for_each(|id| self.close(id, Discard::Revoked));
+        for (_, entry) in &mut self.entries {
+            entry.is_stale |= entry.key == key && entry.state == State::Dialing(None);
+        }
     }
 
-    /// An idle connection to give away: one of the identity `wanted` if there is one, else the oldest.
+    /// An idle connection to give away: one of the identity `wanted` if there is one, else the
+    /// oldest.
     fn spare_idle(&self, wanted: u64) -> Option<ServerId> {
         let same = |key: &&Key| key.identity.fingerprint.word() == wanted;
         let mut keys = self.keys.iter().map(|(_, key)| key);
@@ -284,7 +321,8 @@ impl Pool {
         keys.by_ref().filter_map(|key| key.idle.front().copied()).min_by_key(used)
     }
 
-    /// Lends the connection to another shard if that wants its identity, else closes it and passes the permit on.
+    /// Lends the connection to another shard if that wants its identity, else closes it and passes
+    /// the permit on.
     fn give_up(&mut self, id: ServerId, shard: usize, wanted: u64) {
         let Some(entry) = self.entry(id) else { return };
         entry.pass_to = Some(shard);
@@ -384,6 +422,7 @@ impl Pool {
             logins: VecDeque::new(),
             dialing: 0,
             held: 0,
+            paused_until: Duration::ZERO,
             refused: None,
         }) as u32;
         self.by_fingerprint.insert(identity.fingerprint, key);
@@ -422,7 +461,9 @@ impl Pool {
             expires,
             pass_to: None,
             is_evicted: false,
+            is_stale: false,
             is_counted: false,
+            has_served: false,
         };
         self.keys[key as usize].held += 1;
         ServerId { index: self.entries.insert(entry) as u32, serial: self.serial }
@@ -436,7 +477,7 @@ impl Pool {
     pub(super) fn check_out(&mut self, id: ServerId) {
         self.counters.acquired += 1;
         let entry = self.entry(id).expect("idle and fresh connections have entries");
-        (entry.state, entry.is_counted) = (State::Leased, true);
+        (entry.state, entry.is_counted, entry.has_served) = (State::Leased, true, true);
     }
 
     pub(super) fn entry(&mut self, id: ServerId) -> Option<&mut Entry> {
@@ -543,26 +584,6 @@ mod tests {
         pool.closed(dialled[0], NOW);
         assert!(dials(&mut pool).is_empty());
         assert_eq!(permits.open(), 0);
-    }
-
-    #[test]
-    fn a_fresh_connection_is_used_before_another_shard_gets_it() {
-        let (mut pool, permits) = pool(1);
-        pool.options.claim = 0;
-        let identity = identity();
-        let Acquired::Waiting(ticket) = pool.acquire(&identity, Want::Lease, NOW) else {
-            panic!("nothing is open yet")
-        };
-        let dialled = dials(&mut pool)[0];
-        permits.announce(1, identity.fingerprint.word());
-        pool.dialed(dialled, NOW);
-        let granted = matches!(pool.next_order(), Some(Order::Grant(to, _)) if to == ticket);
-        assert!(granted, "the waiter here comes first");
-        pool.acquire(&identity, Want::Lease, NOW);
-        pool.checkin(dialled, NOW);
-        let orders: Vec<Order> = std::iter::from_fn(|| pool.next_order()).collect();
-        let is_lent = |order: &Order| matches!(order, Order::Lend(_, 1));
-        assert!(orders.iter().any(is_lent), "and after its use the other shard: {orders:?}");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Time in a session: the configured limits, and the signs of life that a waiting client was promised.
+//! Time in a session: the configured limits, and the signs of life that a waiting client was
+//! promised.
 
 use super::*;
 

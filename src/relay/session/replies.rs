@@ -20,7 +20,8 @@ impl Session {
         is_response(head) && due.is_some()
     }
 
-    /// Whether a summary has to be there whole before it is decided on; others pass while they arrive.
+    /// Whether a summary has to be there whole before it is decided on; others pass while they
+    /// arrive.
     pub fn needs_whole(&self, head: Head) -> bool {
         let Some(due) = self.owed.front() else { return false };
         let is_aborting = matches!(self.work, Work::Aborting { .. });
@@ -111,7 +112,8 @@ impl Session {
         }
     }
 
-    /// The routing table with the proxy's own address in all three roles; `db` and `ttl` are the server's.
+    /// The routing table with the proxy's own address in all three roles; `db` and `ttl` are the
+    /// server's.
     fn own_table(&mut self, reply: Reply<'_>, cx: Context<'_>) -> Relay {
         let Some(Ok(mut table)) = reply.payload.map(RoutingTable::parse) else {
             return Relay::Forward;
@@ -137,7 +139,8 @@ impl Session {
         Relay::Forward
     }
 
-    /// After our RESET: the first FAILURE or IGNORED becomes the time limit's FAILURE, later ones are IGNORED.
+    /// After our RESET: the first FAILURE or IGNORED becomes the time limit's FAILURE, later ones
+    /// are IGNORED.
     fn aborted(&mut self) -> Relay {
         self.has_failed = true;
         match self.next_failure.take() {
@@ -161,7 +164,8 @@ impl Session {
         Relay::Swallow
     }
 
-    /// To be called when a summary has gone its way: local answers whose turn has come, then the lease's end.
+    /// To be called when a summary has gone its way: local answers whose turn has come, then the
+    /// lease's end.
     pub fn settle(&mut self) {
         self.answer_here();
         if !self.owed.is_empty() || self.is_sending {
@@ -198,8 +202,8 @@ impl Session {
         }
     }
 
-    /// The leased connection has ended or is of no use. What that means is decided by the most dangerous request
-    /// that is forwarded and unanswered.
+    /// The leased connection has ended or is of no use. What that means is decided by the most
+    /// dangerous request that is forwarded and unanswered.
     pub fn server_lost(&mut self, why: Discard) {
         if !self.is_leased() {
             return;
@@ -232,13 +236,15 @@ impl Session {
             return;
         }
         self.work = Work::Failed;
-        // One FAILURE is enough: a client that has seen it gets IGNORED for the rest, as from the server.
+        // One FAILURE is enough: a client that has seen it gets IGNORED for the rest, as from the
+        // server.
         self.next_failure = Some(failure).filter(|_| !had_failed);
         self.answer_lost();
         self.finish_drain();
     }
 
-    /// A planted mistake: an unanswered auto-commit RUN is held again, to be sent to another connection.
+    /// A planted mistake: an unanswered auto-commit RUN is held again, to be sent to another
+    /// connection.
     pub fn replay_run(&mut self, why: Discard) -> bool {
         let is_run = self.owed.front().is_some_and(|owed| owed.tag == tag::RUN);
         let is_alone = is_run && self.owed.due_from_server() == 1 && !self.is_sending;

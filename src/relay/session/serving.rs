@@ -152,7 +152,8 @@ impl Session {
         }
     }
 
-    /// A request that the state does not allow. Earlier ones are answered first: after a FAILURE it is IGNORED.
+    /// A request that the state does not allow. Earlier ones are answered first: after a FAILURE it
+    /// is IGNORED.
     fn misplaced(&mut self, name: u8) -> Decision {
         if !self.owed.is_empty() || self.is_sending {
             return Decision::Hold;
@@ -228,7 +229,8 @@ impl Session {
         self.spoke_at = self.spoke_at.max(cx.now);
     }
 
-    /// No connection could be had: the first request in line fails, the rest of the pipeline is IGNORED.
+    /// No connection could be had: the first request in line fails, the rest of the pipeline is
+    /// IGNORED.
     pub fn refused(&mut self, refusal: &Refusal) {
         self.work = Work::Idle;
         self.next_failure = Some(Box::new(reply::refused(refusal)));
@@ -247,6 +249,9 @@ impl Session {
     /// Finish what is open, then close.
     pub fn drain(&mut self) {
         self.is_draining = true;
+        if matches!(self.phase, Phase::Hello | Phase::Authentication) {
+            self.close(CloseReason::Drain);
+        }
         self.finish_drain();
     }
 

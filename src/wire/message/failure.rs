@@ -49,6 +49,12 @@ impl Failure {
             && self.code != "Neo.ClientError.Security.AuthenticationRateLimit"
     }
 
+    /// Says "not now": the same request may succeed later, with nothing changed.
+    pub fn is_passing(&self) -> bool {
+        self.code.starts_with("Neo.TransientError.")
+            || self.code == "Neo.ClientError.Security.AuthenticationRateLimit"
+    }
+
     /// Reads a payload of either shape; what it lacks follows from the code.
     pub fn parse(payload: &[u8]) -> Result<Failure, MessageError> {
         let mut reader = fields_of(payload, 1, tag::FAILURE)?;

@@ -1,0 +1,60 @@
+//! What a pool is asked, answers and orders.
+
+use crate::backend::Discard;
+use crate::backend::Refusal;
+use crate::backend::identity::Identity;
+use crate::backend::pool::{ServerId, Ticket};
+use crate::wire::message::Failure;
+use std::rc::Rc;
+
+/// What a waiter wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Any connection of its identity.
+    Lease,
+    /// A fresh login of its identity, to learn if the server accepts it.
+    Login,
+}
+
+/// The answer to `acquire`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Acquired {
+    Now(ServerId),
+    /// `Granted`, `LoggedIn` or `Refused` will come for this ticket.
+    Waiting(Ticket),
+    Refused(Refusal),
+}
+
+/// What the shell is to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Dial and log in; report `dialed` or `dial_failed`.
+    Dial(ServerId, Rc<Identity>),
+    /// The waiter has its connection.
+    Grant(Ticket, ServerId),
+    /// The server accepted the waiter's credentials.
+    LoggedIn(Ticket),
+    /// The waiter gets nothing.
+    Refuse(Ticket, Refusal),
+    /// RESET and prove READY; report `checkin` or `close`.
+    Probe(ServerId),
+    /// GOODBYE and close; report `closed` at the server's end-of-file, or after a second.
+    Close(ServerId, Discard),
+    /// Take it off this shard for another one; report `lent`, or `closed` if it was not quiet.
+    Lend(ServerId, usize),
+    /// Tell the shard that it owns a permit.
+    PassPermit(usize),
+    /// Tell the other shards that somebody waits.
+    RingOthers,
+}
+
+/// Why a dial failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DialFailure {
+    /// No connection, no handshake, or silence.
+    Unreachable(String),
+    /// The server said FAILURE to HELLO or LOGON.
+    Refused(Box<Failure>),
+    /// The server does not speak the identity's version any more.
+    VersionRefused,
+}

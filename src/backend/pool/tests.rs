@@ -1,0 +1,111 @@
+//! Cases that the simulation found first.
+
+use super::*;
+use crate::backend::identity::{FingerprintKey, Profile};
+use crate::wire::message::{Auth, Notifications};
+use crate::wire::version::Version;
+
+const NOW: Duration = Duration::from_secs(100);
+
+fn identity(user: &str) -> Rc<Identity> {
+    let profile = Profile {
+        version: Version::new(5, 4),
+        routing: None,
+        notifications: Notifications::default(),
+        utc_patch: false,
+    };
+    let auth = Auth::from_parts("basic", user, "test-password");
+    Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
+}
+
+fn pool(shard: usize, permits: &Arc<Permits>) -> Pool {
+    let options = PoolOptions {
+        acquisition_timeout: Duration::from_secs(60),
+        max_lifetime: Duration::from_secs(3000),
+        max_lifetime_jitter_percent: 10,
+        idle_timeout: Duration::from_secs(600),
+        liveness_check: Duration::from_secs(300),
+        claim: 2,
+    };
+    Pool::new(shard, permits.clone(), options, 1)
+}
+
+fn orders(pool: &mut Pool) -> Vec<Order> {
+    std::iter::from_fn(|| pool.next_order()).collect()
+}
+
+fn dial(pool: &mut Pool) -> ServerId {
+    match orders(pool).as_slice() {
+        [Order::Dial(id, _)] => *id,
+        other => panic!("expected a dial, got {other:?}"),
+    }
+}
+
+fn failure(code: &'static str) -> Box<Failure> {
+    Box::new(Failure::new(code, "42NFF", "no"))
+}
+
+#[test]
+fn a_login_refused_during_its_dial_is_not_told_twice() {
+    let mut pool = pool(0, &Arc::new(Permits::new(1)));
+    pool.acquire(&identity("alice"), Want::Login, NOW);
+    let id = dial(&mut pool);
+    pool.tick(NOW + Duration::from_secs(61));
+    assert!(matches!(orders(&mut pool)[..], [Order::Refuse(_, Refusal::TimedOut)]));
+    pool.dialed(id, NOW + Duration::from_secs(62));
+    assert!(orders(&mut pool).is_empty());
+    assert_eq!(pool.census(), (0, 1, 0));
+}
+
+#[test]
+fn a_pause_that_is_over_is_no_deadline() {
+    let mut pool = pool(0, &Arc::new(Permits::new(2)));
+    let alice = identity("alice");
+    pool.acquire(&alice, Want::Lease, NOW);
+    let first = dial(&mut pool);
+    pool.acquire(&alice, Want::Lease, NOW);
+    dial(&mut pool);
+    pool.dial_failed(first, DialFailure::Unreachable("down".into()), NOW);
+    pool.acquire(&alice, Want::Lease, NOW);
+    let pause = pool.next_deadline().expect("a pause");
+    pool.tick(pause);
+    assert!(pool.next_deadline().is_none_or(|due| due > pause));
+}
+
+#[test]
+fn revoking_leaves_a_fresh_login_in_line() {
+    let mut pool = pool(0, &Arc::new(Permits::new(1)));
+    let (alice, bob) = (identity("alice"), identity("bob"));
+    pool.acquire(&bob, Want::Lease, NOW);
+    let busy = dial(&mut pool);
+    pool.dialed(busy, NOW);
+    pool.acquire(&alice, Want::Login, NOW);
+    pool.acquire(&alice, Want::Lease, NOW);
+    orders(&mut pool);
+    let expired = failure("Neo.ClientError.Security.AuthorizationExpired");
+    pool.revoke(alice.fingerprint, expired, NOW);
+    assert!(matches!(orders(&mut pool)[..], [Order::Refuse(_, Refusal::Server(_))]));
+    assert_eq!(pool.waiters(), 1);
+}
+
+#[test]
+fn a_bell_that_rang_while_all_was_in_use_is_heard_later() {
+    let permits = Arc::new(Permits::new(2));
+    let (mut here, mut there) = (pool(0, &permits), pool(1, &permits));
+    let (alice, bob) = (identity("alice"), identity("bob"));
+    here.acquire(&alice, Want::Lease, NOW);
+    let first = dial(&mut here);
+    here.dialed(first, NOW);
+    here.acquire(&bob, Want::Lease, NOW);
+    let dialing = match orders(&mut here).as_slice() {
+        [Order::Grant(..), Order::Dial(id, _)] => *id,
+        other => panic!("{other:?}"),
+    };
+    there.acquire(&identity("carol"), Want::Lease, NOW);
+    assert!(matches!(orders(&mut there)[..], [Order::RingOthers]));
+    here.others_wait();
+    here.checkin(first, NOW);
+    here.dialed(dialing, NOW);
+    let given_up = |order: &Order| matches!(order, Order::Close(id, _) if *id == first);
+    assert!(orders(&mut here).iter().any(given_up), "the idle connection is given up");
+}

@@ -1,0 +1,224 @@
+//! Cases that the simulation found first.
+
+use super::*;
+use crate::backend::KnownServer;
+use crate::backend::approval::LoginOutcome;
+use crate::backend::identity::FingerprintKey;
+use crate::relay::routes::RouteCache;
+use crate::relay::session::SessionLimits;
+use crate::wire::message::{
+    Auth, Failure, Notifications, RESET, Role, Routing, RoutingTable, SUCCESS_EMPTY, ServerHello,
+    encode_hello, encode_pull, encode_route, encode_run,
+};
+use crate::wire::version::Version;
+use std::cell::RefCell;
+use std::time::Duration;
+
+const V4_4: Version = Version::new(4, 4);
+
+/// Everything is granted at once, and written down.
+#[derive(Default)]
+struct Notes {
+    input: Vec<u8>,
+    to_client: Vec<u8>,
+    to_server: Vec<u8>,
+    logins: Vec<Action>,
+    leases: usize,
+}
+
+impl Effects for Notes {
+    fn to_server(&mut self, range: Range<usize>) {
+        self.to_server.extend_from_slice(&self.input[range]);
+    }
+    fn to_server_copied(&mut self, bytes: Bytes) {
+        self.to_server.extend_from_slice(&bytes);
+    }
+    fn to_client(&mut self, range: Range<usize>) {
+        self.to_client.extend_from_slice(&self.input[range]);
+    }
+    fn to_client_copied(&mut self, bytes: Bytes) {
+        self.to_client.extend_from_slice(&bytes);
+    }
+    fn acquire(&mut self, _: &Rc<Identity>) -> Leased {
+        self.leases += 1;
+        Leased::Now
+    }
+    fn release(&mut self, _: Release, _: Remainder<'_>) {
+        self.leases -= 1;
+    }
+    fn act(&mut self, action: Action) {
+        self.logins.push(action);
+    }
+}
+
+struct World {
+    exchange: Exchange,
+    notes: Notes,
+    known: KnownServer,
+    limits: SessionLimits,
+    routes: RefCell<RouteCache>,
+    now: Duration,
+}
+
+impl World {
+    fn new() -> World {
+        let seconds = Duration::from_secs;
+        World {
+            exchange: Exchange::new(Session::new(V4_4, false, 1)),
+            notes: Notes::default(),
+            known: KnownServer { recv_timeout_seconds: Some(4), ..KnownServer::default() },
+            limits: SessionLimits {
+                login_message: 8192,
+                query: Some(seconds(2)),
+                reset: seconds(5),
+                ..SessionLimits::default()
+            },
+            routes: RefCell::new(RouteCache::new(seconds(60))),
+            now: seconds(100),
+        }
+    }
+
+    fn on(&mut self, work: impl FnOnce(&mut Exchange, Context<'_>, &mut Notes)) -> Vec<u8> {
+        let cx = Context {
+            now: self.now,
+            server: Some(&self.known),
+            limits: &self.limits,
+            own_address: "proxy:7687",
+            routes: &self.routes,
+        };
+        work(&mut self.exchange, cx, &mut self.notes);
+        mem::take(&mut self.notes.to_client)
+    }
+
+    fn client(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.notes.input = bytes.to_vec();
+        self.on(|exchange, cx, notes| exchange.client_bytes(bytes, cx, notes))
+    }
+
+    fn server(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.notes.input = bytes.to_vec();
+        self.on(|exchange, cx, notes| {
+            exchange.server_bytes(bytes, cx, notes).expect("what Bolt allows");
+        })
+    }
+
+    fn lost(&mut self) -> Vec<u8> {
+        self.on(|exchange, cx, notes| exchange.server_lost(Discard::ServerClosed, cx, notes))
+    }
+
+    fn hello(&mut self) -> Vec<u8> {
+        let auth = Auth::from_parts("basic", "alice", "test-password");
+        let hello = ServerHello {
+            user_agent: "test/1",
+            bolt_agent: "test/1",
+            routing: None,
+            utc_patch: false,
+            notifications: &Notifications::default(),
+            auth: Some(&auth),
+        };
+        self.client(&encode_hello(V4_4, &hello))
+    }
+
+    fn let_in(&mut self) -> Vec<u8> {
+        let Some(Action::LogIn(login)) = self.notes.logins.pop() else { panic!("no login") };
+        let (profile, auth) = *login;
+        let identity = Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None));
+        self.on(|exchange, cx, notes| {
+            exchange.session.login_done(identity, &LoginOutcome::Accepted, cx);
+            exchange.after(cx, notes);
+        })
+    }
+
+    fn serving() -> World {
+        let mut world = World::new();
+        world.hello();
+        world.let_in();
+        world
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.exchange.session.deadline(&self.limits)
+    }
+}
+
+fn run() -> Vec<u8> {
+    encode_run("RETURN 1", &[0xA0], &[0xA0])
+}
+
+/// Tags of the messages in `bytes`.
+fn tags(bytes: &[u8]) -> Vec<u8> {
+    let (mut scanner, mut at, mut tags) = (Scanner::default(), 0, Vec::new());
+    while let Some(span) = scanner.next(&bytes[at..]) {
+        at += span.length;
+        tags.extend(scanner.head().filter(|_| span.kind != Kind::Noop).map(|head| head.tag));
+    }
+    tags
+}
+
+fn syntax_error() -> Vec<u8> {
+    Failure::new("Neo.ClientError.Statement.SyntaxError", "42001", "no").encode(V4_4)
+}
+
+#[test]
+fn a_reset_held_behind_a_login_drops_only_what_came_before_it() {
+    let mut world = World::new();
+    world.hello();
+    let pull = encode_pull(V4_4, -1);
+    assert!(world.client(&[&run(), &pull[..], RESET, &run()].concat()).is_empty());
+    let answers = world.let_in();
+    assert_eq!(tags(&answers), [tag::SUCCESS, tag::IGNORED, tag::IGNORED, tag::SUCCESS]);
+    assert_eq!(world.notes.to_server, run());
+}
+
+#[test]
+fn a_loss_after_a_failure_is_not_told_again() {
+    let mut world = World::serving();
+    world.client(&[run(), encode_pull(V4_4, -1)].concat());
+    assert_eq!(tags(&world.server(&syntax_error())), [tag::FAILURE]);
+    assert_eq!(world.lost(), IGNORED);
+    assert_eq!(world.notes.leases, 0);
+}
+
+#[test]
+fn a_routing_table_is_rewritten_also_with_a_reset_behind_it() {
+    let mut world = World::serving();
+    let route = encode_route(V4_4, &Routing::default(), None, None);
+    world.client(&[&route, RESET].concat());
+    let servers = vec![(Role::Read, vec!["inner:7687".to_owned()])];
+    let table = RoutingTable { ttl_seconds: 300, database: Some("neo4j".into()), servers };
+    let answer = world.server(&table.encode(V4_4));
+    assert!(!answer.windows(10).any(|bytes| bytes == b"inner:7687"), "{answer:02X?}");
+    assert_eq!(world.server(SUCCESS_EMPTY), SUCCESS_EMPTY);
+}
+
+#[test]
+fn no_deadline_stays_in_the_past() {
+    let mut world = World::serving();
+    world.client(&[&run(), RESET].concat());
+    world.now += Duration::from_secs(3);
+    world.on(|exchange, cx, _| exchange.session.deadline_passed(cx));
+    assert!(world.deadline().is_none_or(|due| due > world.now), "behind a client's RESET");
+
+    let mut world = World::serving();
+    world.client(&[run(), encode_pull(V4_4, -1)].concat());
+    let record = [0, 9, 0xB1, tag::RECORD, 0x91];
+    world.server(&[SUCCESS_EMPTY, &record].concat());
+    world.limits.query = None;
+    world.now += Duration::from_secs(3);
+    world.on(|exchange, cx, _| exchange.session.deadline_passed(cx));
+    assert!(world.deadline().is_none_or(|due| due > world.now), "inside a message");
+}
+
+#[test]
+fn a_time_limit_in_failed_is_not_told_again() {
+    let mut world = World::serving();
+    world.client(&[run(), encode_pull(V4_4, -1)].concat());
+    world.server(&syntax_error());
+    world.now += Duration::from_secs(3);
+    world.on(|exchange, cx, notes| {
+        exchange.session.deadline_passed(cx);
+        exchange.after(cx, notes);
+    });
+    assert_eq!(world.server(&[IGNORED, SUCCESS_EMPTY].concat()), IGNORED);
+    assert_eq!(world.notes.leases, 0);
+}
