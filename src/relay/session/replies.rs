@@ -96,8 +96,8 @@ impl Session {
         Relay::Forward
     }
 
-    /// Whether a result has come to its end. A summary that cannot be read leaves the server in doubt: nothing
-    /// more is asked of it before a RESET.
+    /// Whether a result has come to its end. A summary that cannot be read leaves the server in
+    /// doubt: nothing more is asked of it before a RESET.
     fn is_last(&mut self, reply: Reply<'_>) -> bool {
         let read = match (reply.fields, reply.payload) {
             (Some(fields), _) => Ok(fields),
