@@ -373,6 +373,10 @@ impl Serving {
         let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, outside };
         body(&mut self.exchange, cx, &mut wires);
         wires.flush();
+        let made = std::mem::take(&mut self.exchange.session.failures_made);
+        if made > 0 {
+            self.world.counters.borrow_mut().failures_made += u64::from(made);
+        }
     }
 }
 

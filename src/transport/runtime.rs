@@ -6,7 +6,7 @@
 
 use crate::transport::ring::{self, Ring};
 use futures_lite::FutureExt;
-use glommio::{GlommioError, ReactorErrorKind, LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{GlommioError, LocalExecutorBuilder, Placement, PoolPlacement, ReactorErrorKind};
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -152,7 +152,8 @@ impl Session {
     }
 
     fn fail_login(&mut self, failure: Failure, why: CloseReason) -> Decision {
-        self.answer(failure.encode(self.version).into());
+        let bytes = self.encode(&failure);
+        self.answer(bytes);
         self.close(why)
     }
 }

@@ -1,6 +1,7 @@
 //! A server's messages, and its loss: what the client gets to see, and when the lease ends.
 
 use super::*;
+use crate::wire::error::PackError;
 use crate::wire::message::{RoutingTable, is_response};
 
 /// A server's message as far as it has come.
@@ -10,7 +11,7 @@ pub struct Reply<'a> {
     /// The payload of a summary, if all of it is there. Details are decided by their head.
     pub payload: Option<&'a [u8]>,
     /// What a summary longer than the buffer says, once it has ended.
-    pub fields: Option<Fields>,
+    pub fields: Option<Result<Fields, PackError>>,
 }
 
 impl Session {
@@ -100,7 +101,7 @@ impl Session {
     /// doubt: nothing more is asked of it before a RESET.
     fn is_last(&mut self, reply: Reply<'_>) -> bool {
         let read = match (reply.fields, reply.payload) {
-            (Some(fields), _) => Ok(fields),
+            (Some(fields), _) => fields,
             (None, payload) => payload.map_or_else(|| Ok(Fields::default()), read_fields),
         };
         match read {
@@ -144,7 +145,7 @@ impl Session {
     fn aborted(&mut self) -> Relay {
         self.has_failed = true;
         match self.next_failure.take() {
-            Some(failure) => Relay::Replace(failure.encode(self.version).into()),
+            Some(failure) => Relay::Replace(self.encode(&failure)),
             None => Relay::Replace(Bytes::from_static(IGNORED)),
         }
     }
@@ -271,7 +272,10 @@ impl Session {
                 continue;
             }
             match self.next_failure.take() {
-                Some(failure) => self.answer(failure.encode(self.version).into()),
+                Some(failure) => {
+                    let bytes = self.encode(&failure);
+                    self.answer(bytes);
+                }
                 None => self.answer(Bytes::from_static(IGNORED)),
             }
         }

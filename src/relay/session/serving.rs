@@ -168,7 +168,8 @@ impl Session {
 
     /// A FAILURE of our own; the rest of the pipeline is IGNORED until RESET.
     fn fail_here(&mut self, failure: &Failure) -> Decision {
-        self.answer(failure.encode(self.version).into());
+        let bytes = self.encode(failure);
+        self.answer(bytes);
         if !self.planted.has(Bug::ForwardAfterFailure) {
             self.work = Work::Failed;
         }
