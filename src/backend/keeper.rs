@@ -32,6 +32,10 @@ mod sharing;
 /// How often lifetimes and idle limits are looked at: they are minutes.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
+/// What the ring has told is believed for so long; then a checkout looks again, so that a server
+/// that has ended is seen before the first byte. A busy shard looks much more often by itself.
+const STALE_AFTER: Duration = Duration::from_millis(1);
+
 /// What the shell needs to know.
 #[derive(Clone, Debug)]
 pub struct BackendOptions {
@@ -63,6 +67,7 @@ pub struct Backend {
     keeper: RefCell<Option<Waker>>,
     keeper_due: Cell<Duration>,
     is_noticed: Cell<bool>,
+    caught_up_at: Cell<Duration>,
 }
 
 impl Backend {
@@ -91,6 +96,7 @@ impl Backend {
             keeper: RefCell::new(None),
             keeper_due: Cell::new(Duration::ZERO),
             is_noticed: Cell::new(false),
+            caught_up_at: Cell::new(Duration::ZERO),
         });
         driver.spawn(keep(backend.clone()));
         backend
@@ -146,6 +152,10 @@ impl Backend {
 
     /// An idle connection, if it is still quiet.
     fn check_out(self: &Rc<Self>, id: ServerId) -> Option<Lease> {
+        let now = self.now();
+        if now.saturating_sub(self.caught_up_at.replace(now)) > STALE_AFTER {
+            self.driver.catch_up();
+        }
         let conn = self.conns.borrow_mut().remove(&id)?;
         if conn.is_quiet() {
             return Some(Lease::new(self.clone(), id, conn));
@@ -322,19 +332,20 @@ impl Backend {
 
     fn grant(self: &Rc<Self>, ticket: Ticket, id: ServerId) {
         let lease = self.check_out(id);
-        match (self.waiting.borrow_mut().get_mut(&ticket), lease) {
-            (Some(slot), lease) => {
-                // A connection that ended on its way is like one that was lost before the first
-                // byte.
-                let lost = || Refusal::Unreachable("the connection ended before its use".into());
-                slot.result = Some(lease.ok_or_else(lost));
-                if let Some(waker) = slot.waker.take() {
-                    self.driver.note_wake();
-                    waker.wake();
-                }
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(slot) = waiting.get_mut(&ticket) else {
+            drop(waiting); // whoever gets the connection now is woken through it
+            if let Some(lease) = lease {
+                lease.check_in();
             }
-            (None, Some(lease)) => lease.check_in(),
-            (None, None) => {}
+            return;
+        };
+        // A connection that ended on its way is like one that was lost before the first byte.
+        let lost = || Refusal::Unreachable("the connection ended before its use".into());
+        slot.result = Some(lease.ok_or_else(lost));
+        if let Some(waker) = slot.waker.take() {
+            self.driver.note_wake();
+            waker.wake();
         }
     }
 
