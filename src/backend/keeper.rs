@@ -423,6 +423,7 @@ async fn keep(backend: Rc<Backend>) {
         backend.notice();
         backend.pool.borrow_mut().tick(now);
         backend.forget_expired_logins(now);
+        backend.peers.borrow_mut().flush();
         backend.carry_out();
         let due = backend.pool.borrow().next_deadline();
         let due = due.unwrap_or(Duration::MAX).min(now + SWEEP_EVERY);

@@ -99,9 +99,14 @@ impl Peers {
         }
     }
 
+    /// Sends what found a ring full; to be called now and then, since nobody tells of room.
+    pub fn flush(&mut self) {
+        self.outgoing.iter_mut().flatten().for_each(Outgoing::flush);
+    }
+
     /// The next message of any shard.
     pub fn receive(&mut self) -> Option<PeerMessage> {
-        self.outgoing.iter_mut().flatten().for_each(Outgoing::flush);
+        self.flush();
         self.incoming.iter_mut().find_map(|incoming| incoming.pop().ok())
     }
 }
@@ -119,5 +124,27 @@ impl Outgoing {
         if has_sent && let Some(wake) = &self.wake {
             wake.ring();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_found_the_ring_full_goes_on_later_and_in_order() {
+        let [mut first, mut second] = <[Peers; 2]>::try_from(Peers::connect(2)).ok().expect("two");
+        for client in 0..2 * PEER_SLOTS as u64 {
+            first.send(1, PeerMessage::Ask { key: Fingerprint([0; 32]), client, shard: 0 });
+        }
+        let mut seen = 0;
+        for _ in 0..2 {
+            while let Some(PeerMessage::Ask { client, .. }) = second.receive() {
+                assert_eq!(client, seen);
+                seen += 1;
+            }
+            first.flush();
+        }
+        assert_eq!(seen, PEER_SLOTS as u64 * 2);
     }
 }
