@@ -16,7 +16,7 @@ use crate::backend::pool::{
 use crate::backend::{Discard, KnownServer, Refusal};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
-use crate::transport::driver::Driver;
+use crate::transport::driver::{Driver, TICK};
 use crate::wire::message::RESET;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,6 +31,9 @@ mod sharing;
 
 /// How often lifetimes and idle limits are looked at: they are minutes.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often messages that found another shard's ring full are tried again: a busy shard empties
+/// its ring once per tick.
+const FLUSH_EVERY: Duration = TICK;
 
 /// What the ring has told is believed for so long; then a checkout looks again, so that a server
 /// that has ended is seen before the first byte. A busy shard looks much more often by itself.
@@ -229,12 +232,14 @@ impl Backend {
         rest: &[u8],
     ) {
         self.pool.borrow_mut().begin_cleaning(id);
+        let mut state = cleaner.feed_early(rest);
+        while state == Cleaned::NotYet
+            && let Some(chunk) = conn.take_received()
+        {
+            state = cleaner.feed_early(&chunk);
+        }
         conn.send([Chunk::from_static(RESET)]);
         let backend = self.clone();
-        let mut state = match rest.is_empty() {
-            true => Cleaned::NotYet,
-            false => cleaner.feed(rest),
-        };
         self.driver.spawn(async move {
             let driver = &backend.driver;
             let answered = connection::within(driver, backend.options.reset_within, async {
@@ -296,6 +301,7 @@ impl Backend {
                 self.learn(&dialed.hello, &identity);
                 self.keep_idle(id, dialed.conn);
                 self.renew(identity.fingerprint);
+                drop(identity); // the pool counts who still knows a private one
                 self.pool.borrow_mut().dialed(id, self.now());
                 return self.carry_out();
             }
@@ -423,10 +429,10 @@ async fn keep(backend: Rc<Backend>) {
         backend.notice();
         backend.pool.borrow_mut().tick(now);
         backend.forget_expired_logins(now);
-        backend.peers.borrow_mut().flush();
         backend.carry_out();
         let due = backend.pool.borrow().next_deadline();
-        let due = due.unwrap_or(Duration::MAX).min(now + SWEEP_EVERY);
+        let look = if backend.peers.borrow_mut().flush() { SWEEP_EVERY } else { FLUSH_EVERY };
+        let due = due.unwrap_or(Duration::MAX).min(now + look);
         backend.keeper_due.set(due);
         let timer = backend.driver.sleep(due.saturating_sub(now));
         let noticed = poll_fn(|cx| {

@@ -82,7 +82,9 @@ impl Backend {
     }
 
     pub(super) fn tell(&self, shard: usize, message: PeerMessage) {
-        self.peers.borrow_mut().send(shard, message);
+        if !self.peers.borrow_mut().send(shard, message) {
+            self.wake_keeper();
+        }
     }
 
     pub(super) fn tell_others(&self, message: impl Fn() -> PeerMessage) {

@@ -45,12 +45,12 @@ impl Pool {
         let idle: Vec<ServerId> = self.idle().collect();
         for id in idle {
             let Some(entry) = self.entry(id) else { continue };
-            let (used, expires) = (entry.used, entry.expires);
+            let (used, proved, expires) = (entry.used, entry.proved, entry.expires);
             if expires <= now {
                 self.close(id, Discard::Lifetime);
             } else if used + self.options.idle_timeout <= now {
                 self.close(id, Discard::IdleTimeout);
-            } else if used + self.options.liveness_check <= now {
+            } else if proved + self.options.liveness_check <= now {
                 self.probe(id);
             }
         }
@@ -160,8 +160,13 @@ impl Pool {
             }
             None => {
                 let entry = self.entry(id).expect("the caller has looked it up");
-                (entry.state, entry.used) = (State::Idle, now);
-                self.keys[key as usize].idle.push_back(id);
+                entry.state = State::Idle;
+                let used = entry.used;
+                let (entries, idle) = (&self.entries, &mut self.keys[key as usize].idle);
+                // A probed connection goes back to its place; all others to the end.
+                let is_older = |other: &ServerId| entries[other.index as usize].used <= used;
+                let at = idle.iter().rposition(is_older).map_or(0, |at| at + 1);
+                idle.insert(at, id);
             }
         }
     }
@@ -348,7 +353,7 @@ impl Pool {
     /// RESET for an idle connection that has not been used for long.
     fn probe(&mut self, id: ServerId) {
         let Some(entry) = self.entry(id) else { return };
-        entry.state = State::Cleaning;
+        (entry.state, entry.is_probed) = (State::Cleaning, true);
         let key = entry.key;
         self.keys[key as usize].idle.retain(|&other| other != id);
         self.orders.push_back(Order::Probe(id));
@@ -458,6 +463,8 @@ impl Pool {
             state,
             born,
             used: born,
+            proved: born,
+            is_probed: false,
             expires,
             pass_to: None,
             is_evicted: false,

@@ -232,9 +232,11 @@ impl Session {
             _ if is_unknown => Box::new(reply::outcome_unknown()),
             _ => Box::new(reply::server_lost()),
         };
-        if is_over && self.owed.due_from_server() == 0 {
-            self.work = Work::Idle; // everything was answered already
-            return;
+        if is_over && !self.owed.has_client_request_at_server() {
+            // Everything was answered already; what is left is ours.
+            self.work = Work::Idle;
+            self.answer_lost();
+            return self.finish_drain();
         }
         self.work = Work::Failed;
         // One FAILURE is enough: a client that has seen it gets IGNORED for the rest, as from the
