@@ -5,6 +5,7 @@ use boltmux::wire::Version;
 use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 const PASSWORD_VARIABLE: &str = "BOLTLOAD_PASSWORD";
@@ -12,6 +13,8 @@ const PASSWORD_VARIABLE: &str = "BOLTLOAD_PASSWORD";
 const PORT: u16 = 7687;
 /// A year; more is a slip of the finger.
 const SECONDS_MAX: f64 = 31_536_000.0;
+/// For what a wrong argument stands while the others are looked at.
+const ANY: Duration = Duration::from_secs(1);
 
 /// Measures Bolt servers: closed-loop clients that check every answer, targets compared in one run.
 ///
@@ -20,7 +23,7 @@ const SECONDS_MAX: f64 = 31_536_000.0;
 #[command(name = "boltload", version)]
 pub struct Arguments {
     /// A server to measure: NAME=bolt://HOST:PORT; repeatable, the others are compared with the
-    /// first
+    /// first. neo4j:// is that one server, too: nothing is routed
     #[arg(long, value_name = "NAME=URI")]
     target: Vec<String>,
     /// Short for one target
@@ -37,7 +40,8 @@ pub struct Arguments {
     /// Do not authenticate (scheme none)
     #[arg(long, conflicts_with_all = ["pass", "password_file"])]
     no_auth: bool,
-    /// auto (RUN and PULL at once), tx (BEGIN, RUN and PULL, COMMIT) or rows:N (N records)
+    /// auto (RUN and PULL at once), tx (BEGIN, RUN and PULL, COMMIT), rows:N (N records) or login
+    /// (connect, log in, one query, leave)
     #[arg(long, default_value = "auto")]
     shape: String,
     /// With tx: send BEGIN together with RUN and PULL
@@ -52,35 +56,35 @@ pub struct Arguments {
     #[arg(long)]
     read: bool,
     /// Records per PULL, -1 for all
-    #[arg(long, default_value_t = 1000, allow_hyphen_values = true, value_name = "N")]
-    fetch_size: i64,
+    #[arg(long, default_value = "1000", allow_hyphen_values = true, value_name = "N")]
+    fetch_size: String,
     /// Connections per target
-    #[arg(long, default_value_t = 16)]
-    clients: usize,
+    #[arg(long, default_value = "16", value_name = "N", allow_hyphen_values = true)]
+    clients: String,
     /// Load threads
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    #[arg(long, default_value = "1", value_name = "N", allow_hyphen_values = true)]
+    threads: String,
     /// CPUs to pin the threads to, like 2,3 or 4-7
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
     /// Every round measures every target once
-    #[arg(long, default_value_t = 6)]
-    rounds: usize,
+    #[arg(long, default_value = "6", value_name = "N", allow_hyphen_values = true)]
+    rounds: String,
     /// Measured time of the whole run, all targets and rounds together [default: 10]
-    #[arg(long, conflicts_with = "round_seconds")]
-    seconds: Option<f64>,
+    #[arg(long, conflicts_with = "round_seconds", value_name = "SECONDS")]
+    seconds: Option<String>,
     /// Measured time of one target in one round
-    #[arg(long)]
-    round_seconds: Option<f64>,
+    #[arg(long, value_name = "SECONDS")]
+    round_seconds: Option<String>,
     /// Ask every target for so long before the first round; servers plan and compile at first
-    #[arg(long, default_value_t = 0.0, value_name = "SECONDS")]
-    warm_up: f64,
+    #[arg(long, default_value = "0", value_name = "SECONDS")]
+    warm_up: String,
     /// Longest wait for an answer, in seconds
-    #[arg(long, default_value_t = 30.0, value_name = "SECONDS")]
-    request_timeout: f64,
+    #[arg(long, default_value = "30", value_name = "SECONDS")]
+    request_timeout: String,
     /// Longest wait for a connection and its login, in seconds
-    #[arg(long, default_value_t = 10.0, value_name = "SECONDS")]
-    connect_timeout: f64,
+    #[arg(long, default_value = "10", value_name = "SECONDS")]
+    connect_timeout: String,
     /// One Bolt version instead of the highest common one
     #[arg(long, value_name = "VERSION")]
     bolt: Option<String>,
@@ -103,12 +107,62 @@ impl Mistakes {
     fn take<T>(&mut self, result: Result<T, String>) -> Option<T> {
         result.map_err(|mistake| self.0.push(mistake)).ok()
     }
+
+    fn number<T: FromStr>(&mut self, option: &str, text: &str) -> Option<T> {
+        let parsed = text.trim().parse();
+        self.take(parsed.map_err(|_| format!("{option} {text:?}: expected a whole number")))
+    }
+
+    /// What the plan finds, except of what was never understood and is told already.
+    fn of_plan(&mut self, plan: &Plan, are_targets_wrong: bool) {
+        if !are_targets_wrong {
+            self.0.extend(plan.mistakes());
+        }
+    }
 }
 
 impl Arguments {
     /// The plan, or everything that is wrong.
     pub fn to_plan(&self) -> Result<Plan, Vec<String>> {
         let mut mistakes = Mistakes::default();
+        let targets = self.targets(&mut mistakes);
+        let are_targets_wrong = !mistakes.0.is_empty() && targets.is_empty();
+        let rounds = mistakes.number("--rounds", &self.rounds).unwrap_or(1);
+        let slot = self.slot(&mut mistakes, (rounds * targets.len().max(1)).max(1));
+        let processes = self.pid.iter().filter_map(|text| mistakes.take(parse_process(text)));
+        let processes = processes.collect();
+        let cpus = self.cpus.as_deref().and_then(|text| mistakes.take(parse_cpus(text)));
+        let warm_up = match self.warm_up.trim() {
+            "0" => Some(Duration::ZERO),
+            seconds => mistakes.take(parse_seconds("--warm-up", seconds)),
+        };
+        let threads = mistakes.number("--threads", &self.threads).unwrap_or(1);
+        let mut seconds = |name, text| mistakes.take(parse_seconds(name, text)).unwrap_or(ANY);
+        let connect_timeout = seconds("--connect-timeout", &self.connect_timeout);
+        let request_timeout = seconds("--request-timeout", &self.request_timeout);
+        let plan = Plan {
+            targets,
+            shape: mistakes.take(self.shape()).unwrap_or(Shape::Auto),
+            query: self.query.clone(),
+            database: self.database.clone(),
+            is_read: self.read,
+            fetch_size: mistakes.number("--fetch-size", &self.fetch_size).unwrap_or(-1),
+            clients: mistakes.number("--clients", &self.clients).unwrap_or(threads),
+            threads,
+            cpus: cpus.unwrap_or_default(),
+            rounds,
+            slot,
+            warm_up: warm_up.unwrap_or_default(),
+            connect_timeout,
+            request_timeout,
+            processes,
+            ..Plan::default()
+        };
+        mistakes.of_plan(&plan, are_targets_wrong);
+        if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.0) }
+    }
+
+    fn targets(&self, mistakes: &mut Mistakes) -> Vec<Target> {
         let password = mistakes.take(self.password()).unwrap_or_default();
         let version = self.bolt.as_deref().and_then(|text| mistakes.take(parse_version(text)));
         let named = self.uri.iter().map(|uri| Ok(("target".to_owned(), uri.clone())));
@@ -121,47 +175,17 @@ impl Arguments {
                 targets.push(Target { name, address, user, password: password.clone(), version });
             }
         }
-        let are_targets_wrong = !mistakes.0.is_empty() && targets.is_empty();
-        let processes = self.pid.iter().filter_map(|text| mistakes.take(parse_process(text)));
-        let processes = processes.collect();
-        let slots = (self.rounds * targets.len().max(1)).max(1) as f64;
-        let slot = match (self.round_seconds, self.seconds.unwrap_or(10.0)) {
+        targets
+    }
+
+    /// The time of one target in one round, of which there are `slots`.
+    fn slot(&self, mistakes: &mut Mistakes, slots: usize) -> Duration {
+        let slot = match (&self.round_seconds, &self.seconds) {
             (Some(seconds), _) => parse_seconds("--round-seconds", seconds),
-            (None, seconds) => parse_seconds("--seconds", seconds).map(|time| time.div_f64(slots)),
+            (None, seconds) => parse_seconds("--seconds", seconds.as_deref().unwrap_or("10"))
+                .map(|time| time.div_f64(slots as f64)),
         };
-        let warm_up = match self.warm_up {
-            0.0 => Some(Duration::ZERO),
-            seconds => mistakes.take(parse_seconds("--warm-up", seconds)),
-        };
-        let mut seconds = |name, value| mistakes.take(parse_seconds(name, value));
-        let request_timeout = seconds("--request-timeout", self.request_timeout);
-        let connect_timeout = seconds("--connect-timeout", self.connect_timeout);
-        let plan = Plan {
-            targets,
-            shape: mistakes.take(self.shape()).unwrap_or(Shape::Auto),
-            query: self.query.clone(),
-            database: self.database.clone(),
-            is_read: self.read,
-            fetch_size: self.fetch_size,
-            clients: self.clients,
-            threads: self.threads,
-            cpus: self
-                .cpus
-                .as_deref()
-                .map_or(Some(Vec::new()), |text| mistakes.take(parse_cpus(text)))
-                .unwrap_or_default(),
-            rounds: self.rounds,
-            slot: mistakes.take(slot).unwrap_or(Duration::from_secs(1)),
-            warm_up: warm_up.unwrap_or_default(),
-            connect_timeout: connect_timeout.unwrap_or(Duration::from_secs(1)),
-            request_timeout: request_timeout.unwrap_or(Duration::from_secs(1)),
-            processes,
-            ..Plan::default()
-        };
-        if !are_targets_wrong {
-            mistakes.0.extend(plan.mistakes());
-        }
-        if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.0) }
+        mistakes.take(slot).unwrap_or(ANY)
     }
 
     fn password(&self) -> Result<String, String> {
@@ -184,15 +208,16 @@ impl Arguments {
     fn shape(&self) -> Result<Shape, String> {
         let shape = match self.shape.as_str() {
             "auto" => Shape::Auto,
+            "login" => Shape::Login,
             "tx" => Shape::Tx { pipelined_begin: self.pipeline_begin },
             other => {
                 let rows = other.strip_prefix("rows:").and_then(|rows| rows.parse().ok());
-                let expected = || format!("--shape {other:?}: expected auto, tx or rows:N");
+                let expected = || format!("--shape {other:?}: expected auto, tx, rows:N or login");
                 Shape::Rows { rows: rows.ok_or_else(expected)? }
             }
         };
         match shape {
-            Shape::Auto | Shape::Rows { .. } if self.pipeline_begin => {
+            Shape::Auto | Shape::Rows { .. } | Shape::Login if self.pipeline_begin => {
                 Err(format!("--pipeline-begin needs --shape tx, not {shape}"))
             }
             _ => Ok(shape),
@@ -219,12 +244,13 @@ fn parse_process(text: &str) -> Result<Process, String> {
     Ok(Process { target, pid })
 }
 
-fn parse_seconds(option: &str, seconds: f64) -> Result<Duration, String> {
-    if seconds > 0.0 && seconds <= SECONDS_MAX {
-        Ok(Duration::from_secs_f64(seconds))
-    } else {
-        Err(format!("{option} {seconds}: expected more than 0 seconds and at most a year"))
-    }
+fn parse_seconds(option: &str, text: &str) -> Result<Duration, String> {
+    let seconds: Option<f64> = text.trim().parse().ok();
+    // Less than a nanosecond is no time either.
+    let time = seconds.filter(|seconds| (1e-9..=SECONDS_MAX).contains(seconds));
+    time.map(Duration::from_secs_f64).ok_or_else(|| {
+        format!("{option} {text:?}: expected more than 0 seconds, as a number, at most a year")
+    })
 }
 
 /// CPUs by number and range, as taskset takes them.
@@ -245,15 +271,17 @@ fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
-/// `bolt://HOST[:PORT]` or `HOST[:PORT]`; the first address the name has.
+/// `bolt://HOST[:PORT]`, `neo4j://HOST[:PORT]` or `HOST[:PORT]`; the first address the name has.
 fn resolve(uri: &str) -> Result<SocketAddr, String> {
     let authority = match uri.split_once("://") {
-        Some(("bolt", authority)) => authority,
+        Some(("bolt" | "neo4j", authority)) => authority,
         Some((scheme, _)) => {
             return Err(format!("{uri}: scheme {scheme} is not supported; use bolt://HOST:PORT"));
         }
         None => uri,
     };
+    // A routing context means nothing where nothing is routed.
+    let authority = authority.split_once('?').map_or(authority, |(authority, _)| authority);
     let authority = authority.trim_end_matches('/');
     let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
         port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
@@ -298,11 +326,12 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let mistakes = plan(
-            "--target nonsense --uri neo4j://h --pass x --shape rows:x --pid a --bolt 9.9 \
-             --seconds 0 --cpus 3-x --request-timeout 0",
+            "--target nonsense --uri http://h --pass x --shape rows:x --pid a --bolt 9.9 \
+             --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
-        for part in ["nonsense", "neo4j", "rows:x", "--pid", "9.9", "--seconds", "--cpus"] {
+        let parts = ["nonsense", "http", "rows:x", "--pid", "9.9", "--seconds", "--cpus"];
+        for part in parts.into_iter().chain(["--clients", "--rounds"]) {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
         }
         assert!(mistakes.contains("--request-timeout"));
@@ -313,5 +342,6 @@ mod tests {
         assert_eq!(resolve("bolt://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("127.0.0.1:9/"), Ok(([127, 0, 0, 1], 9).into()));
         assert_eq!(resolve("bolt://[::1]"), Ok("[::1]:7687".parse().unwrap()));
+        assert_eq!(resolve("neo4j://127.0.0.1:8/?policy=x"), Ok(([127, 0, 0, 1], 8).into()));
     }
 }

@@ -1,8 +1,10 @@
 //! One client: connects, logs in, asks, and starts over when it loses its connection.
 //!
 //! Closed loop: the next request starts when the last one is answered. Nothing is repeated
-//! silently: what fails is counted and the next request is another one.
+//! silently: what fails is counted and the next request is another one. In the shape *login* every
+//! request makes a connection, and leaves it.
 
+use super::plan::Shape;
 use super::request::Nonce;
 use super::script::Script;
 use super::session::{Event, Outcome, Session};
@@ -21,6 +23,9 @@ use std::time::Duration;
 /// flooded.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a server may take to close after GOODBYE. Waiting for it leaves the connection's last
+/// state with the server, so that this machine's ports are free at once.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Client {
     worker: Rc<Worker>,
@@ -70,9 +75,7 @@ impl Client {
             match order {
                 Order::Try { .. } if !self.is_first => {}
                 Order::Try { .. } | Order::Connect { .. } => {
-                    if self.link.is_none() {
-                        self.connect().await;
-                    }
+                    self.be_ready(matches!(order, Order::Try { .. })).await;
                 }
                 Order::Run { .. } => self.ask_until_stopped().await,
                 Order::Stop => {}
@@ -108,6 +111,21 @@ impl Client {
         }
     }
 
+    /// Connects before the clock starts. Where every request connects, only one tries the login.
+    async fn be_ready(&mut self, is_try: bool) {
+        let is_login = self.is_login();
+        if self.link.is_none() && (is_try || !is_login) {
+            self.connect().await;
+        }
+        if is_login {
+            self.leave().await;
+        }
+    }
+
+    fn is_login(&self) -> bool {
+        self.worker.plan.shape == Shape::Login
+    }
+
     async fn ask_until_stopped(&mut self) {
         let mut pause = PAUSE_MIN;
         let mut now = self.worker.driver.now();
@@ -119,12 +137,19 @@ impl Client {
                 now = self.worker.driver.now();
                 continue;
             }
-            pause = PAUSE_MIN;
             let started = now;
-            self.worker.set_deadline(self.slot, started + self.worker.plan.request_timeout);
+            pause = PAUSE_MIN;
+            if self.is_login() {
+                now = self.worker.driver.now();
+            }
+            self.worker.set_deadline(self.slot, now + self.worker.plan.request_timeout);
             let answer = self.ask().await;
             now = self.worker.driver.now();
             self.count(answer, now - started, now <= self.worker.stop_at());
+            if self.is_login() {
+                self.leave().await;
+                now = self.worker.driver.now();
+            }
         }
         self.worker.set_deadline(self.slot, NEVER);
     }
@@ -159,12 +184,16 @@ impl Client {
 
     /// Connects and logs in; false, and counted, if that fails.
     async fn connect(&mut self) -> bool {
-        self.worker.enter_login().await;
+        if !self.is_login() {
+            self.worker.enter_login().await;
+        }
         let limit = self.worker.driver.now() + self.worker.plan.connect_timeout;
         self.worker.set_deadline(self.slot, limit);
         let result = self.log_in().await;
         self.worker.set_deadline(self.slot, NEVER);
-        self.worker.leave_login();
+        if !self.is_login() {
+            self.worker.leave_login();
+        }
         let result = result.map(|link| {
             self.worker.version.set(link.session.version());
             self.link = Some(link);
@@ -197,6 +226,24 @@ impl Client {
     fn drop_link(&mut self) {
         self.link = None;
         self.out.clear();
+    }
+
+    /// GOODBYE, and waits for the server to close.
+    async fn leave(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        link.conn.send([Chunk::from_static(message::GOODBYE)]);
+        self.worker.set_deadline(self.slot, self.worker.driver.now() + LEAVE_MAX);
+        poll_fn(|cx| {
+            loop {
+                match link.conn.poll_recv(cx) {
+                    Poll::Ready(Ok(Some(_))) => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.worker.poll_deadline(self.slot, cx),
+                }
+            }
+        })
+        .await;
+        self.worker.set_deadline(self.slot, NEVER);
     }
 
     async fn end(&mut self) {

@@ -11,6 +11,7 @@ use super::rounds;
 use super::tally::Tally;
 use super::worker::{self, Assignment, Order, Reply};
 use crate::transport::driver::DriverHandle;
+use crate::transport::raise_open_files_limit;
 use crate::transport::runtime::JoinHandle;
 use crate::wire::version::Version;
 use std::collections::hash_map::RandomState;
@@ -45,10 +46,12 @@ pub struct Progress<'a> {
 }
 
 /// Measures what `plan` says. Blocks until it is done or `plan.stop` is set, and tells `progress`
-/// about ten times a second. The error says what is wrong with the plan or why nothing could be
+/// about ten times a second. Raises the limit of open files as far as it may. The error says what is wrong with the plan or why nothing could be
 /// measured.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
     let mut mistakes = plan.mistakes();
+    // Where that is refused, the limit of before holds, and is compared with the need.
+    let _ = raise_open_files_limit();
     mistakes.extend(too_many_files(plan));
     if !mistakes.is_empty() {
         return Err(mistakes.join("\n"));

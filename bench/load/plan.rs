@@ -42,13 +42,15 @@ pub enum Shape {
     Tx { pipelined_begin: bool },
     /// RUN and PULL of this many records.
     Rows { rows: u64 },
+    /// Connect, log in, RUN and PULL, GOODBYE: every request on a connection of its own.
+    Login,
 }
 
 impl Shape {
     /// The query used when none is given; every record of it holds the nonce.
     pub fn default_query(self) -> &'static str {
         match self {
-            Shape::Auto | Shape::Tx { .. } => "RETURN $nonce AS nonce",
+            Shape::Auto | Shape::Tx { .. } | Shape::Login => "RETURN $nonce AS nonce",
             Shape::Rows { .. } => "UNWIND range(1, $rows) AS i RETURN i, $nonce AS nonce",
         }
     }
@@ -61,6 +63,7 @@ impl fmt::Display for Shape {
             Shape::Tx { pipelined_begin: false } => write!(formatter, "tx"),
             Shape::Tx { pipelined_begin: true } => write!(formatter, "tx, BEGIN pipelined"),
             Shape::Rows { rows } => write!(formatter, "rows:{rows}"),
+            Shape::Login => write!(formatter, "login"),
         }
     }
 }

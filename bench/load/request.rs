@@ -104,7 +104,7 @@ impl Request {
         let run = message::encode_run(plan.query(), &encode_parameters(plan), own_extra);
         let commit = message::COMMIT;
         let steps = match plan.shape {
-            Shape::Auto | Shape::Rows { .. } => {
+            Shape::Auto | Shape::Rows { .. } | Shape::Login => {
                 vec![Step::new(&[&run, &pull], &[Due::Run, Due::Pull])]
             }
             Shape::Tx { pipelined_begin: false } => vec![
@@ -136,7 +136,7 @@ fn encode_parameters(plan: &Plan) -> Vec<u8> {
     let mut writer = Writer::new();
     let rows = match plan.shape {
         Shape::Rows { rows } => Some(rows),
-        Shape::Auto | Shape::Tx { .. } => None,
+        Shape::Auto | Shape::Tx { .. } | Shape::Login => None,
     };
     writer.map_header(1 + usize::from(rows.is_some()));
     writer.string("nonce");

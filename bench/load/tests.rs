@@ -1,6 +1,7 @@
 //! Whole runs against a small server of threads that can be told to misbehave.
 
 use super::*;
+use crate::synthetic::{Options, Server};
 use crate::wire::chunk::{Scanner, chunked, payload};
 use crate::wire::message::{IGNORED, SUCCESS_EMPTY, tag};
 use crate::wire::packstream::Writer;
@@ -167,6 +168,19 @@ fn transactions_are_whole_requests() {
         assert!(report.is_clean(), "{}", report.to_table());
         assert!(report.targets[0].requests() > 100);
     }
+}
+
+#[test]
+fn a_login_is_a_connection_of_its_own_that_is_left() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.shape, plan.rounds) = (Shape::Login, 1);
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    let (requests, stats) = (report.targets[0].requests(), server.stats());
+    assert!(requests > 10 && stats.connections_total > requests, "{stats:?}");
+    assert_eq!(stats.connections_open, 0, "{stats:?}");
+    server.stop();
 }
 
 #[test]
