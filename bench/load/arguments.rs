@@ -1,5 +1,6 @@
 //! `boltload`'s command line, and the plan that it means.
 
+use boltmux::config::values;
 use boltmux::load::{Plan, Process, Shape, Target};
 use boltmux::wire::Version;
 use clap::Parser;
@@ -16,7 +17,7 @@ const SECONDS_MAX: f64 = 31_536_000.0;
 /// For what a wrong argument stands while the others are looked at.
 const ANY: Duration = Duration::from_secs(1);
 
-/// Measures Bolt servers: closed-loop clients that check every answer, targets compared in one run.
+/// Measures Bolt servers: clients that check every answer, targets compared in one run.
 ///
 /// Exit status: 0 all answers were right, 1 errors or answers of other requests, 2 wrong arguments.
 #[derive(Parser)]
@@ -67,6 +68,20 @@ pub struct Arguments {
     /// CPUs to pin the threads to, like 2,3 or 4-7
     #[arg(long, value_name = "LIST")]
     cpus: Option<String>,
+    /// Open loop: start so many requests per second and target, however long answers take;
+    /// latencies count from the moment a request was due
+    #[arg(long, value_name = "PER_SECOND", allow_hyphen_values = true)]
+    rate: Option<String>,
+    /// Before the clock of every round: let the rate grow, or clients begin one by one, like 10s
+    #[arg(long, value_name = "TIME")]
+    ramp: Option<String>,
+    /// Closed loop: a client's pause between answer and next request, like 5ms
+    #[arg(long, value_name = "TIME")]
+    think: Option<String>,
+    /// Requests per target in the whole run, instead of a time [--seconds then only bounds it:
+    /// an hour]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    requests: Option<String>,
     /// Every round measures every target once
     #[arg(long, default_value = "6", value_name = "N", allow_hyphen_values = true)]
     rounds: String,
@@ -115,9 +130,7 @@ impl Mistakes {
 
     /// What the plan finds, except of what was never understood and is told already.
     fn of_plan(&mut self, plan: &Plan, are_targets_wrong: bool) {
-        if !are_targets_wrong {
-            self.0.extend(plan.mistakes());
-        }
+        self.0.extend(if are_targets_wrong { plan.load_mistakes() } else { plan.mistakes() });
     }
 }
 
@@ -140,6 +153,15 @@ impl Arguments {
         let mut seconds = |name, text| mistakes.take(parse_seconds(name, text)).unwrap_or(ANY);
         let connect_timeout = seconds("--connect-timeout", &self.connect_timeout);
         let request_timeout = seconds("--request-timeout", &self.request_timeout);
+        let rate = self.rate.as_deref().and_then(|text| mistakes.take(parse_rate(text)));
+        let requests =
+            self.requests.as_deref().and_then(|text| mistakes.number("--requests", text));
+        let mut time = |option: &str, text: &Option<String>| {
+            let parsed = text.as_deref().map(values::parse_duration).transpose();
+            let parsed = parsed.map_err(|error| format!("{option}: {error}"));
+            mistakes.take(parsed).flatten().unwrap_or_default()
+        };
+        let (ramp, think) = (time("--ramp", &self.ramp), time("--think", &self.think));
         let plan = Plan {
             targets,
             shape: mistakes.take(self.shape()).unwrap_or(Shape::Auto),
@@ -150,6 +172,10 @@ impl Arguments {
             clients: mistakes.number("--clients", &self.clients).unwrap_or(threads),
             threads,
             cpus: cpus.unwrap_or_default(),
+            rate,
+            ramp,
+            think,
+            requests,
             rounds,
             slot,
             warm_up: warm_up.unwrap_or_default(),
@@ -180,9 +206,10 @@ impl Arguments {
 
     /// The time of one target in one round, of which there are `slots`.
     fn slot(&self, mistakes: &mut Mistakes, slots: usize) -> Duration {
+        let default = if self.requests.is_some() { "3600" } else { "10" };
         let slot = match (&self.round_seconds, &self.seconds) {
             (Some(seconds), _) => parse_seconds("--round-seconds", seconds),
-            (None, seconds) => parse_seconds("--seconds", seconds.as_deref().unwrap_or("10"))
+            (None, seconds) => parse_seconds("--seconds", seconds.as_deref().unwrap_or(default))
                 .map(|time| time.div_f64(slots as f64)),
         };
         mistakes.take(slot).unwrap_or(ANY)
@@ -236,6 +263,10 @@ fn split_pair(option: &str, text: &str) -> Result<(String, String), String> {
 
 fn parse_version(text: &str) -> Result<Version, String> {
     text.parse().map_err(|error| format!("--bolt: {error}"))
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    text.trim().parse().map_err(|_| format!("--rate {text:?}: expected requests per second"))
 }
 
 fn parse_process(text: &str) -> Result<Process, String> {
@@ -307,7 +338,8 @@ mod tests {
         let plan = plan(
             "--target direct=bolt://127.0.0.1:7001 --target mux=[::1]:7002 --pass secret-for-test \
              --shape tx --pipeline-begin --rounds 4 --seconds 4 --clients 8 --threads 2 --cpus 0 \
-             --pid mux=42 --bolt 5.4 --fetch-size -1 --read --database movies",
+             --pid mux=42 --bolt 5.4 --fetch-size -1 --read --database movies \
+             --ramp 10s --rate 2.5e3",
         )
         .unwrap();
         let names: Vec<_> = plan.targets.iter().map(|target| target.name.as_str()).collect();
@@ -321,17 +353,30 @@ mod tests {
         assert_eq!(plan.processes, [Process { target: "mux".into(), pid: 42 }]);
         assert_eq!((plan.fetch_size, plan.is_read, plan.cpus), (-1, true, vec![0]));
         assert_eq!(plan.database.as_deref(), Some("movies"));
+        assert_eq!((plan.rate, plan.ramp), (Some(2500.0), Duration::from_secs(10)));
+        let counted = super::tests::plan("--uri 127.0.0.1:1 --pass x --requests 1000 --think 5ms");
+        let counted = counted.unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
+        assert_eq!((counted.requests, counted.think), (Some(1000), Duration::from_millis(5)));
+        assert_eq!(counted.slot, Duration::from_secs(600));
     }
 
     #[test]
     fn all_mistakes_are_told_at_once() {
         let mistakes = plan(
             "--target nonsense --uri http://h --pass x --shape rows:x --pid a --bolt 9.9 \
-             --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1",
+             --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1 \
+             --rate -5 --ramp 5 --think soon --requests few",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
         let parts = ["nonsense", "http", "rows:x", "--pid", "9.9", "--seconds", "--cpus"];
-        for part in parts.into_iter().chain(["--clients", "--rounds"]) {
+        for part in parts.into_iter().chain([
+            "--clients",
+            "--rounds",
+            "a rate of -5",
+            "--ramp",
+            "--think",
+            "--requests",
+        ]) {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
         }
         assert!(mistakes.contains("--request-timeout"));
