@@ -1,6 +1,7 @@
 //! `boltload`'s command line, and the plan that it means.
 
 use boltmux::config::values;
+use boltmux::load::mix::{self, MixQuery};
 use boltmux::load::{Plan, Process, Shape, Target};
 use boltmux::wire::Version;
 use clap::Parser;
@@ -41,8 +42,9 @@ pub struct Arguments {
     /// Do not authenticate (scheme none)
     #[arg(long, conflicts_with_all = ["pass", "password_file"])]
     no_auth: bool,
-    /// auto (RUN and PULL at once), tx (BEGIN, RUN and PULL, COMMIT), rows:N (N records) or login
-    /// (connect, log in, one query, leave)
+    /// auto (RUN and PULL at once), tx (BEGIN, RUN and PULL, COMMIT), rows:N (N records), login
+    /// (connect, log in, one query, leave) or mix:FILE (queries of a file drawn by weight; TOML, or
+    /// JSON if it ends in .json)
     #[arg(long, default_value = "auto")]
     shape: String,
     /// With tx: send BEGIN together with RUN and PULL
@@ -162,9 +164,11 @@ impl Arguments {
             mistakes.take(parsed).flatten().unwrap_or_default()
         };
         let (ramp, think) = (time("--ramp", &self.ramp), time("--think", &self.think));
+        let (shape, mix) = self.shape(&mut mistakes);
         let plan = Plan {
             targets,
-            shape: mistakes.take(self.shape()).unwrap_or(Shape::Auto),
+            shape,
+            mix,
             query: self.query.clone(),
             database: self.database.clone(),
             is_read: self.read,
@@ -232,24 +236,42 @@ impl Arguments {
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    fn shape(&self) -> Result<Shape, String> {
+    fn shape(&self, mistakes: &mut Mistakes) -> (Shape, Vec<MixQuery>) {
+        if self.pipeline_begin && self.shape != "tx" {
+            mistakes.0.push(format!("--pipeline-begin needs --shape tx, not {}", self.shape));
+        }
         let shape = match self.shape.as_str() {
             "auto" => Shape::Auto,
-            "login" => Shape::Login,
             "tx" => Shape::Tx { pipelined_begin: self.pipeline_begin },
+            "login" => Shape::Login,
             other => {
+                if let Some(path) = other.strip_prefix("mix:") {
+                    return match read_mix(path) {
+                        Ok(mix) => (Shape::Mix, mix),
+                        Err(wrong) => {
+                            mistakes.0.extend(wrong);
+                            (Shape::Auto, Vec::new())
+                        }
+                    };
+                }
                 let rows = other.strip_prefix("rows:").and_then(|rows| rows.parse().ok());
-                let expected = || format!("--shape {other:?}: expected auto, tx, rows:N or login");
-                Shape::Rows { rows: rows.ok_or_else(expected)? }
+                let rows = rows.map(|rows| Shape::Rows { rows }).ok_or_else(|| {
+                    let expected = "expected auto, tx, rows:N, login or mix:FILE";
+                    format!("--shape {other:?}: {expected}")
+                });
+                mistakes.take(rows).unwrap_or(Shape::Auto)
             }
         };
-        match shape {
-            Shape::Auto | Shape::Rows { .. } | Shape::Login if self.pipeline_begin => {
-                Err(format!("--pipeline-begin needs --shape tx, not {shape}"))
-            }
-            _ => Ok(shape),
-        }
+        (shape, Vec::new())
     }
+}
+
+fn read_mix(path: &str) -> Result<Vec<MixQuery>, Vec<String>> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![format!("--shape mix:{path}: cannot read it: {error}")])?;
+    mix::parse(&text, path.ends_with(".json")).map_err(|mistakes| {
+        mistakes.into_iter().map(|mistake| format!("--shape mix:{path}: {mistake}")).collect()
+    })
 }
 
 fn split_pair(option: &str, text: &str) -> Result<(String, String), String> {
@@ -380,6 +402,16 @@ mod tests {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
         }
         assert!(mistakes.contains("--request-timeout"));
+    }
+
+    #[test]
+    fn a_mix_is_read_from_its_file() {
+        let example = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/load/mix.toml");
+        let one = plan(&format!("--uri 127.0.0.1:1 --pass x --shape mix:{example}")).unwrap();
+        assert_eq!((one.shape, one.mix.len()), (Shape::Mix, 3));
+        let missing = plan("--uri 127.0.0.1:1 --pass x --shape mix:/missing --rate x").unwrap_err();
+        assert!(missing[0].contains("/missing") || missing[1].contains("/missing"), "{missing:?}");
+        assert_eq!(missing.len(), 2, "{missing:?}");
     }
 
     #[test]

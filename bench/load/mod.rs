@@ -17,6 +17,7 @@ mod client;
 mod conductor;
 mod cpu;
 mod inbox;
+pub mod mix;
 mod pacer;
 mod plan;
 mod report;

@@ -1,5 +1,6 @@
 //! What is to be measured: targets, shape, rounds. Values only; nothing is resolved or read here.
 
+use super::mix::{self, MixQuery};
 use crate::wire::version::Version;
 use std::fmt;
 use std::net::SocketAddr;
@@ -44,6 +45,8 @@ pub enum Shape {
     Tx { pipelined_begin: bool },
     /// RUN and PULL of this many records.
     Rows { rows: u64 },
+    /// One of the plan's `mix` of queries, as `Auto` asks them.
+    Mix,
     /// Connect, log in, RUN and PULL, GOODBYE: every request on a connection of its own.
     Login,
 }
@@ -52,7 +55,7 @@ impl Shape {
     /// The query used when none is given; every record of it holds the nonce.
     pub fn default_query(self) -> &'static str {
         match self {
-            Shape::Auto | Shape::Tx { .. } | Shape::Login => "RETURN $nonce AS nonce",
+            Shape::Auto | Shape::Tx { .. } | Shape::Login | Shape::Mix => "RETURN $nonce AS nonce",
             Shape::Rows { .. } => "UNWIND range(1, $rows) AS i RETURN i, $nonce AS nonce",
         }
     }
@@ -66,6 +69,7 @@ impl fmt::Display for Shape {
             Shape::Tx { pipelined_begin: true } => write!(formatter, "tx, BEGIN pipelined"),
             Shape::Rows { rows } => write!(formatter, "rows:{rows}"),
             Shape::Login => write!(formatter, "login"),
+            Shape::Mix => write!(formatter, "mix"),
         }
     }
 }
@@ -86,6 +90,8 @@ pub struct Plan {
     /// In place of the shape's own; `$nonce` (and `$rows`) are given as parameters, and every
     /// record must hold the nonce.
     pub query: Option<String>,
+    /// Of the shape `Mix`.
+    pub mix: Vec<MixQuery>,
     pub database: Option<String>,
     /// Marks the transactions as reading (`mode: "r"`).
     pub is_read: bool,
@@ -130,6 +136,7 @@ impl Default for Plan {
             targets: Vec::new(),
             shape: Shape::Auto,
             query: None,
+            mix: Vec::new(),
             database: None,
             is_read: false,
             fetch_size: 1000,
@@ -225,6 +232,10 @@ impl Plan {
             self.query().len() <= QUERY_BYTES_MAX,
             format!("the query is longer than {QUERY_BYTES_MAX} bytes; shorten it"),
         );
+        if self.shape == Shape::Mix {
+            check(self.query.is_none(), "a query and a mix; put the query into the mix".into());
+            mistakes.extend(mix::mistakes(&self.mix));
+        }
         mistakes
     }
 }

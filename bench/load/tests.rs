@@ -210,6 +210,28 @@ fn a_count_of_requests_ends_the_run_and_clients_think() {
 }
 
 #[test]
+fn a_mix_draws_all_its_queries_and_checks_the_nonce() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    plan.shape = Shape::Mix;
+    plan.mix = mix::parse(include_str!("mix.toml"), false).unwrap();
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    let entries = server.ledger();
+    for query in &plan.mix {
+        let times = entries.iter().filter(|entry| entry.query == query.text).count();
+        let share = times as f64 / entries.len() as f64;
+        // Hundreds of draws: half or double of its part is out of reach of chance.
+        let wanted = f64::from(query.weight) / 10.0;
+        assert!((wanted / 2.0..wanted * 2.0).contains(&share), "{}: {share}", query.text);
+    }
+    // The server answers this one without the nonce.
+    plan.mix[0].text = "CREATE (n) RETURN n, $nonce".into();
+    assert!(run_quietly(&plan).has_mismatches());
+    server.stop();
+}
+
+#[test]
 fn a_login_is_a_connection_of_its_own_that_is_left() {
     let server = Server::start(Options::default()).unwrap();
     let mut plan = plan(&[server.address()]);
