@@ -7,38 +7,18 @@
     reason = "a test runs beside the shards and ends at the first surprise"
 )]
 
+#[path = "allocations/counting.rs"]
+mod counting;
 #[path = "transport/plain_relay.rs"]
 mod plain_relay;
 #[path = "transport/support.rs"]
 mod support;
 
 use boltmux::transport::driver::Options;
-use std::alloc::{GlobalAlloc, Layout, System};
+use counting::allocations;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::atomic::{AtomicU64, Ordering};
 use support::*;
-
-struct Counting;
-
-static COUNT: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: everything is passed on to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise is passed on.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn none_per_message() {
@@ -54,9 +34,9 @@ fn none_per_message() {
         }
     };
     round_trips(1000);
-    let (before, visits) = (COUNT.load(Ordering::Relaxed), remote.counters().visits);
+    let (before, visits) = (allocations(), remote.counters().visits);
     round_trips(ROUNDS);
-    let (counters, allocations) = (remote.counters(), COUNT.load(Ordering::Relaxed) - before);
+    let (counters, allocations) = (remote.counters(), allocations() - before);
     let visits = counters.visits - visits;
     println!(
         "{allocations} allocations for {} messages, during {visits} visits of glommio's reactor",

@@ -3,7 +3,7 @@
 mod arguments;
 
 use arguments::Arguments;
-use boltmux::load::{self, Progress, Report};
+use boltmux::load::{self, Plan, Progress, Report};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let bar = stderr().is_terminal().then(Bar::new);
     let result = load::run(&plan, &mut |progress| {
         if let Some(bar) = &bar {
-            bar.show(&progress);
+            bar.show(&plan, &progress);
         }
     });
     if let Some(bar) = bar {
@@ -62,7 +62,7 @@ fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
     if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The progress bar; it counts milliseconds of measured time.
+/// The progress bar; it counts milliseconds of measured time, or requests where those end the run.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -73,9 +73,11 @@ impl Bar {
         Bar(bar)
     }
 
-    fn show(&self, progress: &Progress) {
-        self.0.set_length(progress.total.as_millis() as u64);
-        self.0.set_position(progress.elapsed.as_millis() as u64);
+    fn show(&self, plan: &Plan, progress: &Progress) {
+        let total = plan.requests.map(|requests| requests * plan.targets.len() as u64);
+        self.0.set_length(total.unwrap_or(progress.total.as_millis() as u64));
+        let elapsed = progress.elapsed.as_millis() as u64;
+        self.0.set_position(if total.is_some() { progress.requests_in_run } else { elapsed });
         let seconds = progress.in_slot.as_secs_f64();
         let doing = match progress.is_connecting || seconds <= 0.0 {
             true => "connecting".into(),

@@ -115,6 +115,28 @@ fn scan_agrees_with_its_twin_on_random_messages() {
 }
 
 #[test]
+fn the_short_way_agrees_with_the_scan_whatever_comes() {
+    let (mut right, mut wrong) = (0, 0);
+    for seed in 0..20_000 {
+        let mut random = Random(seed);
+        let mut payload = random_message(&mut random);
+        for _ in 0..random.below(3) {
+            let at = random.below(payload.len());
+            // Markers of all kinds, and bytes of any kind.
+            let markers = [0x80, 0x81, 0x92, 0xA1, 0xB1, 0xC0, 0xC3, 0xC8, 0xCB, 0xD0, 0xD4, 0xE0];
+            payload[at] = match random.below(2) {
+                0 => markers[random.below(markers.len())],
+                _ => random.below(256) as u8,
+            };
+        }
+        let expected = scan(payload[1], &[&payload]);
+        assert_eq!(read_fields(&payload), expected, "seed {seed}: {payload:02X?}");
+        if expected.is_ok() { right += 1 } else { wrong += 1 }
+    }
+    assert!(right > 2000 && wrong > 2000, "both are tried: {right} right, {wrong} wrong");
+}
+
+#[test]
 fn scan_of_every_vector_that_has_fields_is_the_same_at_every_cut() {
     for (tag, message) in all() {
         if !matches!(tag, tag::RUN | tag::BEGIN | tag::SUCCESS) {

@@ -1,0 +1,180 @@
+"""The programs of a comparison: server, proxies, load generator. Started here, ended here."""
+
+import json
+import os
+import resource
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import time
+
+import bolt
+import machine
+
+HOST = "127.0.0.1"
+USER = "neo4j"
+PASSWORD = "test-password"
+START_LIMIT_S = 15
+# More connections than any shape opens, so that HAProxy's own limit is not what is measured.
+CONNECTIONS_MAX = 60000
+
+HAPROXY = """\
+global
+    nbthread 1
+    maxconn {maxconn}
+{tuning}
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 1h
+    timeout server 1h
+{options}
+listen bolt
+    bind {host}:{port} backlog 65535
+    server backend {server}
+"""
+
+
+def raise_files_limit():
+    """As many files as this user may have; children inherit it. Returns the number."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+def require(*commands):
+    missing = [command for command in commands if shutil.which(command) is None]
+    if missing:
+        raise SystemExit(f"not found: {', '.join(missing)} (tests/install packages fetches what "
+                         "Debian has, where root)")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return probe.getsockname()[1]
+
+
+class Programs:
+    """Everything that was started; `end` ends it. `folder` takes logs and configurations."""
+
+    def __init__(self, folder, layout):
+        self.folder, self.layout = folder, layout
+        self.running = []
+
+    def end(self):
+        for process in self.running:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        self.running = []
+
+    def stop(self, contender):
+        process = next(each for each in self.running if each.pid == contender.pid)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        self.running.remove(process)
+
+    def start(self, name, argv, port, cpus, environment=None):
+        log_path = os.path.join(self.folder, f"{name}.log")
+        pinned = ["taskset", "-c", machine.listed(cpus), *argv]
+        with open(log_path, "w") as log:
+            process = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=log,
+                                       stderr=subprocess.STDOUT,
+                                       env={**os.environ, **(environment or {})})
+        self.running.append(process)
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            try:
+                socket.create_connection((HOST, port), timeout=1).close()
+                return Contender(name, port, process.pid)
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    with open(log_path) as log:
+                        raise SystemExit(f"{name} did not start:\n{log.read()}") from None
+            time.sleep(0.05)
+
+    def synthetic(self):
+        port, cpus = free_port(), self.layout.server
+        program = ["target/release/examples/synthetic", f"{HOST}:{port}", machine.listed(cpus)]
+        return self.start("server", program, port, cpus)
+
+    def haproxy(self, name, server, tuning="", options=""):
+        port = free_port()
+        path = os.path.join(self.folder, f"{name}.cfg")
+        # Two descriptors each; what splices takes up to half as many again for its pipes.
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        limit = min(CONNECTIONS_MAX, files // (4 if options else 2) - 100)
+        with open(path, "w") as file:
+            file.write(HAPROXY.format(port=port, host=HOST, server=server.address, maxconn=limit,
+                                      tuning=tuning, options=options))
+        return self.start(name, ["haproxy", "-db", "-f", path], port, [self.layout.proxy])
+
+    def boltmux(self, name, server, settings, password=PASSWORD, cpus=None):
+        port = free_port()
+        cpus = cpus or [self.layout.proxy]
+        argv = ["target/release/boltmux", "--bind", f"{HOST}:{port}", "--uri",
+                f"bolt://{server.address}", "--user", USER]
+        for setting in (f"shards={len(cpus)}", *settings):
+            argv += ["--set", setting]
+        contender = self.start(name, argv, port, cpus, {"BOLT_PROXY_PASSWORD": password})
+        self.await_login(contender, password)
+        return contender
+
+    def await_login(self, contender, password):
+        """It listens before it has reached its server, and refuses clients until then."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while True:
+            try:
+                return bolt.Client(contender.port, USER, password).close()
+            except (bolt.Refused, OSError) as error:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"{contender.name} lets nobody in: {error}") from None
+            time.sleep(0.1)
+
+
+class Contender:
+    """A program that is measured."""
+
+    def __init__(self, name, port, pid):
+        self.name, self.port, self.pid = name, port, pid
+
+    @property
+    def address(self):
+        return f"{HOST}:{self.port}"
+
+
+def build():
+    subprocess.run(["cargo", "build", "--locked", "--release", "--bins", "--examples"],
+                   check=True, stdin=subprocess.DEVNULL)
+
+
+def boltload_help():
+    command = ["target/release/boltload", "--help"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def boltload(contenders, options, load_cpus, folder, password=PASSWORD, is_local=True):
+    """One round of every contender, in this order. Returns its numbers by name, and the command.
+
+    Errors of a target are numbers too; an answer of another request ends the comparison.
+    """
+    report = os.path.join(folder, "boltload.json")
+    argv = ["target/release/boltload", "--user", USER, "--cpus", machine.listed(load_cpus),
+            "--rounds", "1", *options]
+    shown = shlex.join(argv)
+    for contender in contenders:
+        argv += ["--target", f"{contender.name}=bolt://{contender.address}"]
+        if is_local and contender.pid:
+            argv += ["--pid", f"{contender.name}={contender.pid}"]
+    argv += ["--allow-errors", "--json", report]
+    if os.path.exists(report):
+        os.remove(report)
+    done = subprocess.run(argv, env={**os.environ, "BOLTLOAD_PASSWORD": password},
+                          stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0 or not os.path.exists(report):
+        raise SystemExit(f"{shown}\n{done.stdout}{done.stderr}")
+    with open(report) as file:
+        numbers = json.load(file)
+    return {target["name"]: target for target in numbers["targets"]}, shown, numbers

@@ -1,0 +1,120 @@
+"""Interleaved rounds: what is measured, which rounds count, and what they say together."""
+
+import statistics
+import time
+
+import machine
+import programs
+
+# Beyond this another program has used too much of the proxies' CPU during a round.
+FOREIGN_SHARE_MAX = 0.05
+# Beyond this HAProxy and its twin, which are the same, have not met the same conditions.
+TWIN_DEVIATION_MAX = 0.15
+# Rounds tried for each one wanted, before those that were disturbed are taken as they are.
+TRIES_PER_ROUND = 3
+
+BASE, TWIN = "haproxy", "haproxy-twin"
+
+
+class Samples:
+    """The rounds of one shape. A round is the numbers of every contender, by name."""
+
+    def __init__(self, names):
+        self.names, self.good, self.disturbed, self.command = names, [], [], ""
+        self.busy_max = 0.0
+
+    @property
+    def rounds(self):
+        """Those that count; all of them if too few were undisturbed to have a median."""
+        return self.good if len(self.good) >= 2 else self.good + self.disturbed
+
+    @property
+    def is_disturbed(self):
+        return len(self.good) < 2
+
+    def values(self, name, value):
+        return [value(each[name]) for each in self.rounds]
+
+    def median(self, name, value):
+        return median(self.values(name, value))
+
+    def ratios(self, name, value, base=BASE):
+        """Quartiles of the ratios to `base` within each round; None if there is none."""
+        pairs = zip(self.values(name, value), self.values(base, value))
+        return quartiles([one / other for one, other in pairs if one is not None and other])
+
+    def errors(self, name):
+        totals = {}
+        for each in self.rounds:
+            for kind, count in each[name]["errors"].items():
+                totals[kind] = totals.get(kind, 0) + count
+        return totals
+
+
+def median(values):
+    present = [value for value in values if value is not None]
+    return statistics.median(present) if present else None
+
+
+def quartiles(values):
+    """Lower quartile, median, upper quartile."""
+    if not values:
+        return None
+    if len(values) == 1:
+        return (values[0],) * 3
+    return tuple(statistics.quantiles(values, n=4, method="inclusive"))
+
+
+def rate(target):
+    return target["requests_per_second"]
+
+
+def cpu(target):
+    return target.get("cpu_us_per_request")
+
+
+def p50(target):
+    return target["latency_ms"] and target["latency_ms"]["p50"]
+
+
+def p99(target):
+    return target["latency_ms"] and target["latency_ms"]["p99"]
+
+
+def turned(contenders, turn):
+    """Another order each time: rotated, and turned around every second time."""
+    at = turn // 2 % len(contenders)
+    order = contenders[at:] + contenders[:at]
+    return order[::-1] if turn % 2 else order
+
+
+def is_disturbed(numbers, foreign_share):
+    """Judged by what is not ours: other programs, and how far HAProxy is from its twin."""
+    if foreign_share > FOREIGN_SHARE_MAX:
+        return True
+    if TWIN not in numbers:
+        return False
+    base, twin = cpu(numbers[BASE]), cpu(numbers[TWIN])
+    return not base or not twin or abs(twin / base - 1) > TWIN_DEVIATION_MAX
+
+
+def measure(contenders, options, plan, label):
+    """Rounds until enough of them were not disturbed."""
+    samples = Samples([contender.name for contender in contenders])
+    pids = [contender.pid for contender in contenders]
+    load = plan.layout.load
+    for turn in range(plan.rounds * TRIES_PER_ROUND):
+        watch = machine.Watch(plan.layout.proxy, pids, time.monotonic())
+        numbers, samples.command, whole = programs.boltload(
+            turned(contenders, turn), [*options, *plan.times], load, plan.folder)
+        foreign = watch.foreign_share(time.monotonic())
+        samples.busy_max = max(samples.busy_max, whole["generator_busy"] or 0)
+        if is_disturbed(numbers, foreign):
+            samples.disturbed.append(numbers)
+        else:
+            samples.good.append(numbers)
+        print(f"{label}: {len(samples.good)} of {plan.rounds} rounds, "
+              f"{len(samples.disturbed)} disturbed", flush=True)
+        if len(samples.good) == plan.rounds:
+            break
+    return samples
