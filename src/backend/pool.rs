@@ -19,6 +19,7 @@
 
 mod balance;
 mod orders;
+mod refusals;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
