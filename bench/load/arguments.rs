@@ -6,7 +6,7 @@ use boltmux::load::{Plan, Process, Shape, Target};
 use boltmux::wire::Version;
 use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -111,6 +111,12 @@ pub struct Arguments {
     /// Write all numbers there
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write each target's latencies by percentile there, as HdrHistogram's tools read them
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Draw latency by percentile there, one line per target
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
     /// Only answers of other requests make the exit status 1, errors do not
     #[arg(long)]
     pub allow_errors: bool,
@@ -189,6 +195,9 @@ impl Arguments {
             ..Plan::default()
         };
         mistakes.of_plan(&plan, are_targets_wrong);
+        for path in [&self.json, &self.hgrm, &self.plot].into_iter().flatten() {
+            mistakes.take(check_writable(path));
+        }
         if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.0) }
     }
 
@@ -264,6 +273,15 @@ impl Arguments {
         };
         (shape, Vec::new())
     }
+}
+
+/// What a run has measured is not to be lost for a slip in a path; nothing is written yet.
+fn check_writable(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if path.is_dir() || !folder.unwrap_or(Path::new(".")).is_dir() {
+        return Err(format!("{}: expected a file in a folder that exists", path.display()));
+    }
+    Ok(())
 }
 
 fn read_mix(path: &str) -> Result<Vec<MixQuery>, Vec<String>> {
@@ -387,18 +405,12 @@ mod tests {
         let mistakes = plan(
             "--target nonsense --uri http://h --pass x --shape rows:x --pid a --bolt 9.9 \
              --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1 \
-             --rate -5 --ramp 5 --think soon --requests few",
+             --rate -5 --ramp 5 --think soon --requests few --json /no/x --plot /",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
-        let parts = ["nonsense", "http", "rows:x", "--pid", "9.9", "--seconds", "--cpus"];
-        for part in parts.into_iter().chain([
-            "--clients",
-            "--rounds",
-            "a rate of -5",
-            "--ramp",
-            "--think",
-            "--requests",
-        ]) {
+        let parts = "nonsense;http;rows:x;--pid;9.9;--seconds;--cpus;--clients;--rounds;/no/x;/: ;\
+                     a rate of -5;--ramp;--think;--requests";
+        for part in parts.split(';') {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
         }
         assert!(mistakes.contains("--request-timeout"));

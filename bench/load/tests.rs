@@ -155,6 +155,10 @@ fn two_targets_are_measured_in_every_round_and_compared() {
     let json = report.to_json();
     assert_eq!(json["targets"][1]["rounds"].as_array().unwrap().len(), 2);
     assert!(json["targets"][1]["ratio_to_first"]["p99"]["median"].is_number());
+    assert_eq!(report.to_svg().matches("<polyline").count(), 2);
+    let hgrm = report.to_hgrm();
+    let total = format!("= {:>12}]", report.targets[1].tally.latency.len());
+    assert!(hgrm.contains("# target target-1\n") && hgrm.contains(&total), "{hgrm}");
     let table = report.to_table();
     assert!(table.contains("target-1") && table.contains("CPU us/request"), "{table}");
 }
