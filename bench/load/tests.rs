@@ -301,6 +301,38 @@ fn a_wish_to_stop_ends_the_run_with_what_was_measured() {
 }
 
 #[test]
+fn a_wish_to_stop_does_not_wait_for_slow_answers_nor_counts_them() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    plan.query = Some("SLEEP 60000 RETURN $nonce".into());
+    (plan.slot, plan.request_timeout) = (Duration::from_secs(60), Duration::from_secs(60));
+    let (stop, watched) = (plan.stop.clone(), &server);
+    let report = run(&plan, &mut |_| {
+        if watched.stats().queries >= 5 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let report = report.unwrap();
+    assert!(report.was_stopped && report.targets[0].errors().is_empty(), "{}", report.to_table());
+    assert!(report.targets[0].seconds < 30.0);
+    server.stop();
+}
+
+#[test]
+fn a_silent_server_is_counted_and_a_wish_to_stop_ends_the_wait_for_it() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut plan = plan(&[silent.local_addr().unwrap()]);
+    plan.connect_timeout = Duration::from_millis(100);
+    let report = run_quietly(&plan);
+    let errors = report.targets[0].errors();
+    assert_eq!(errors.keys().collect::<Vec<_>>(), ["login: lost: no answer in time"]);
+    plan.connect_timeout = Duration::from_secs(3600);
+    let stop = plan.stop.clone();
+    let report = run(&plan, &mut |_| stop.store(true, Ordering::Relaxed)).unwrap();
+    assert!(report.targets[0].errors().is_empty() && !report.is_clean());
+}
+
+#[test]
 fn a_target_that_nobody_can_log_in_to_is_counted_and_the_others_measured() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let report = run_quietly(&plan(&[free, serve(Fault::Nothing)]));
