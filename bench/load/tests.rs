@@ -214,6 +214,18 @@ fn a_count_of_requests_ends_the_run_and_clients_think() {
 }
 
 #[test]
+fn rows_come_in_pages_and_are_counted() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.shape, plan.fetch_size) = (Shape::Rows { rows: 50 }, 20);
+    plan.query = Some("ROWS 50 100".into());
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    assert_eq!(report.targets[0].tally.records, 50 * report.targets[0].requests());
+    server.stop();
+}
+
+#[test]
 fn a_mix_draws_all_its_queries_and_checks_the_nonce() {
     let server = Server::start(Options::default()).unwrap();
     let mut plan = plan(&[server.address()]);
