@@ -6,7 +6,7 @@ use boltmux::load::{Plan, Process, Shape, Target};
 use boltmux::wire::Version;
 use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -15,6 +15,8 @@ const PASSWORD_VARIABLE: &str = "BOLTLOAD_PASSWORD";
 const PORT: u16 = 7687;
 /// A year; more is a slip of the finger.
 const SECONDS_MAX: f64 = 31_536_000.0;
+/// Every target in every place and both directions, for up to three targets.
+const ROUNDS: usize = 6;
 /// For what a wrong argument stands while the others are looked at.
 const ANY: Duration = Duration::from_secs(1);
 
@@ -31,6 +33,7 @@ pub struct Arguments {
     /// Short for one target
     #[arg(long, value_name = "URI")]
     uri: Option<String>,
+    /// Who logs in
     #[arg(long, default_value = "neo4j")]
     user: String,
     /// File that holds the password; else it is taken from BOLTLOAD_PASSWORD
@@ -53,6 +56,7 @@ pub struct Arguments {
     /// Another query; $nonce is its parameter and has to be in every record
     #[arg(long)]
     query: Option<String>,
+    /// The database; else the user's home database
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
     /// Mark the transactions as reading
@@ -75,32 +79,37 @@ pub struct Arguments {
     #[arg(long, value_name = "PER_SECOND", allow_hyphen_values = true)]
     rate: Option<String>,
     /// Before the clock of every round: let the rate grow, or clients begin one by one, like 10s
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     ramp: Option<String>,
     /// Closed loop: a client's pause between answer and next request, like 5ms
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     think: Option<String>,
     /// Requests per target in the whole run, instead of a time [--seconds then only bounds it:
     /// an hour]
     #[arg(long, value_name = "N", allow_hyphen_values = true)]
     requests: Option<String>,
-    /// Every round measures every target once
-    #[arg(long, default_value = "6", value_name = "N", allow_hyphen_values = true)]
-    rounds: String,
+    /// Every round measures every target once [default: 6, or as many as there are requests]
+    #[arg(long, value_name = "N", allow_hyphen_values = true)]
+    rounds: Option<String>,
     /// Measured time of the whole run, all targets and rounds together [default: 10]
-    #[arg(long, conflicts_with = "round_seconds", value_name = "SECONDS")]
+    #[arg(
+        long,
+        conflicts_with = "round_seconds",
+        value_name = "SECONDS",
+        allow_hyphen_values = true
+    )]
     seconds: Option<String>,
     /// Measured time of one target in one round
-    #[arg(long, value_name = "SECONDS")]
+    #[arg(long, value_name = "SECONDS", allow_hyphen_values = true)]
     round_seconds: Option<String>,
     /// Ask every target for so long before the first round; servers plan and compile at first
-    #[arg(long, default_value = "0", value_name = "SECONDS")]
+    #[arg(long, default_value = "0", value_name = "SECONDS", allow_hyphen_values = true)]
     warm_up: String,
     /// Longest wait for an answer, in seconds
-    #[arg(long, default_value = "30", value_name = "SECONDS")]
+    #[arg(long, default_value = "30", value_name = "SECONDS", allow_hyphen_values = true)]
     request_timeout: String,
     /// Longest wait for a connection and its login, in seconds
-    #[arg(long, default_value = "10", value_name = "SECONDS")]
+    #[arg(long, default_value = "10", value_name = "SECONDS", allow_hyphen_values = true)]
     connect_timeout: String,
     /// One Bolt version instead of the highest common one
     #[arg(long, value_name = "VERSION")]
@@ -111,6 +120,12 @@ pub struct Arguments {
     /// Write all numbers there
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write each target's latencies by percentile there, as HdrHistogram's tools read them
+    #[arg(long, value_name = "FILE")]
+    pub hgrm: Option<PathBuf>,
+    /// Draw latency by percentile there, one line per target
+    #[arg(long, value_name = "FILE.svg")]
+    pub plot: Option<PathBuf>,
     /// Only answers of other requests make the exit status 1, errors do not
     #[arg(long)]
     pub allow_errors: bool,
@@ -142,7 +157,12 @@ impl Arguments {
         let mut mistakes = Mistakes::default();
         let targets = self.targets(&mut mistakes);
         let are_targets_wrong = !mistakes.0.is_empty() && targets.is_empty();
-        let rounds = mistakes.number("--rounds", &self.rounds).unwrap_or(1);
+        let requests =
+            self.requests.as_deref().and_then(|text| mistakes.number("--requests", text));
+        let few =
+            requests.map_or(ROUNDS, |requests: u64| requests.clamp(1, ROUNDS as u64) as usize);
+        let rounds = self.rounds.as_deref().map(|text| mistakes.number("--rounds", text));
+        let rounds = rounds.map_or(few, |rounds| rounds.unwrap_or(1));
         let slot = self.slot(&mut mistakes, (rounds * targets.len().max(1)).max(1));
         let processes = self.pid.iter().filter_map(|text| mistakes.take(parse_process(text)));
         let processes = processes.collect();
@@ -156,8 +176,6 @@ impl Arguments {
         let connect_timeout = seconds("--connect-timeout", &self.connect_timeout);
         let request_timeout = seconds("--request-timeout", &self.request_timeout);
         let rate = self.rate.as_deref().and_then(|text| mistakes.take(parse_rate(text)));
-        let requests =
-            self.requests.as_deref().and_then(|text| mistakes.number("--requests", text));
         let mut time = |option: &str, text: &Option<String>| {
             let parsed = text.as_deref().map(values::parse_duration).transpose();
             let parsed = parsed.map_err(|error| format!("{option}: {error}"));
@@ -189,6 +207,9 @@ impl Arguments {
             ..Plan::default()
         };
         mistakes.of_plan(&plan, are_targets_wrong);
+        for path in [&self.json, &self.hgrm, &self.plot].into_iter().flatten() {
+            mistakes.take(check_writable(path));
+        }
         if mistakes.0.is_empty() { Ok(plan) } else { Err(mistakes.0) }
     }
 
@@ -264,6 +285,15 @@ impl Arguments {
         };
         (shape, Vec::new())
     }
+}
+
+/// What a run has measured is not to be lost for a slip in a path; nothing is written yet.
+fn check_writable(path: &Path) -> Result<(), String> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if path.is_dir() || !folder.unwrap_or(Path::new(".")).is_dir() {
+        return Err(format!("{}: expected a file in a folder that exists", path.display()));
+    }
+    Ok(())
 }
 
 fn read_mix(path: &str) -> Result<Vec<MixQuery>, Vec<String>> {
@@ -380,6 +410,9 @@ mod tests {
         let counted = counted.unwrap_or_else(|mistakes| panic!("{mistakes:?}"));
         assert_eq!((counted.requests, counted.think), (Some(1000), Duration::from_millis(5)));
         assert_eq!(counted.slot, Duration::from_secs(600));
+        let one =
+            super::tests::plan("--uri 127.0.0.1:1 --pass x --requests 1").map(|one| one.rounds);
+        assert_eq!(one, Ok(1));
     }
 
     #[test]
@@ -387,18 +420,12 @@ mod tests {
         let mistakes = plan(
             "--target nonsense --uri http://h --pass x --shape rows:x --pid a --bolt 9.9 \
              --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1 \
-             --rate -5 --ramp 5 --think soon --requests few",
+             --rate -5 --ramp 5 --think soon --requests few --json /no/x --plot /",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
-        let parts = ["nonsense", "http", "rows:x", "--pid", "9.9", "--seconds", "--cpus"];
-        for part in parts.into_iter().chain([
-            "--clients",
-            "--rounds",
-            "a rate of -5",
-            "--ramp",
-            "--think",
-            "--requests",
-        ]) {
+        let parts = "nonsense;http;rows:x;--pid;9.9;--seconds;--cpus;--clients;--rounds;/no/x;/: ;\
+                     a rate of -5;--ramp;--think;--requests";
+        for part in parts.split(';') {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
         }
         assert!(mistakes.contains("--request-timeout"));

@@ -113,7 +113,7 @@ impl Client {
     /// Connects before the clock starts. Where every request connects, only one tries the login.
     async fn be_ready(&mut self, is_try: bool) {
         let is_login = self.is_login();
-        if self.link.is_none() && (is_try || !is_login) {
+        if self.link.is_none() && (is_try || !is_login) && !self.worker.is_cut() {
             self.connect().await;
         }
         if is_login {
@@ -215,7 +215,11 @@ impl Client {
             Ok(Outcome::Failure(code)) => return tally.error(code),
             // Whose answers come here now nobody knows: a new connection.
             Ok(Outcome::Mismatch) => tally.mismatches += 1,
-            Err(lost) => tally.error(lost),
+            Err(lost) => {
+                drop(tally);
+                self.count_lost(lost);
+                return self.drop_link();
+            }
         }
         drop(tally);
         self.drop_link();
@@ -241,18 +245,34 @@ impl Client {
         if !self.is_login() {
             self.worker.enter_login().await;
         }
+        // It may have waited for its turn a long time.
+        if self.worker.is_cut() {
+            self.give_login_back();
+            return false;
+        }
         let limit = self.worker.driver.now() + self.worker.plan.connect_timeout;
         self.worker.set_deadline(self.slot, limit);
         let result = self.log_in().await;
         self.worker.set_deadline(self.slot, NEVER);
-        if !self.is_login() {
-            self.worker.leave_login();
-        }
+        self.give_login_back();
         let result = result.map(|link| {
             self.worker.version.set(link.session.version());
             self.link = Some(link);
         });
-        result.map_err(|lost| self.worker.tally(self.target).error(lost)).is_ok()
+        result.map_err(|lost| self.count_lost(lost)).is_ok()
+    }
+
+    /// In the shape *login* as many log in at a time as there are clients.
+    fn give_login_back(&self) {
+        if !self.is_login() {
+            self.worker.leave_login();
+        }
+    }
+
+    fn count_lost(&self, lost: Lost) {
+        if !self.worker.is_cut() {
+            self.worker.tally(self.target).error(lost);
+        }
     }
 
     async fn log_in(&mut self) -> Result<Link, Lost> {

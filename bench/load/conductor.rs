@@ -145,6 +145,9 @@ impl<'a> Conductor<'a> {
                 // What was lost since its last round is connected again before the clock starts.
                 let order = Order::Connect { target };
                 let before = self.connect(order, target, round, &measurements, progress)?;
+                if self.is_stopped() {
+                    break 'run;
+                }
                 let requests =
                     plan.requests.map(|requests| schedule::part(requests, round, plan.rounds));
                 let (ramp, time) = (plan.ramp, plan.slot);
@@ -163,11 +166,16 @@ impl<'a> Conductor<'a> {
         target: usize,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Early, String> {
+        if self.is_stopped() {
+            return Ok(Early { tally: Tally::default(), is_lame: false });
+        }
         let mut tally = self.connect(Order::Try { target }, target, 0, &[], progress)?;
         if !tally.errors.is_empty() {
             return Ok(Early { tally, is_lame: true });
         }
-        tally.add(&self.connect(Order::Connect { target }, target, 0, &[], progress)?);
+        if !self.is_stopped() {
+            tally.add(&self.connect(Order::Connect { target }, target, 0, &[], progress)?);
+        }
         if !self.plan.warm_up.is_zero() && !self.is_stopped() {
             // Only what went wrong counts.
             let (ramp, time) = (Duration::ZERO, self.plan.warm_up);

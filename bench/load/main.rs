@@ -51,15 +51,22 @@ fn main() -> ExitCode {
 
 fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
     print!("{}", report.to_table());
-    if let Some(path) = &arguments.json {
-        let text = format!("{:#}\n", report.to_json());
-        if let Err(error) = std::fs::write(path, text) {
+    let json = || format!("{:#}\n", report.to_json());
+    let outputs: [(_, &dyn Fn() -> String); 3] = [
+        (&arguments.json, &json),
+        (&arguments.hgrm, &|| report.to_hgrm()),
+        (&arguments.plot, &|| report.to_svg()),
+    ];
+    let mut is_written = true;
+    for (path, text) in outputs {
+        let Some(path) = path else { continue };
+        if let Err(error) = std::fs::write(path, text()) {
             eprintln!("boltload: cannot write {}: {error}", path.display());
-            return ExitCode::FAILURE;
+            is_written = false;
         }
     }
     let is_fine = report.is_clean() || arguments.allow_errors && !report.has_mismatches();
-    if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_fine && is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The progress bar; it counts milliseconds of measured time, or requests where those end the run.

@@ -16,6 +16,7 @@
 mod client;
 mod conductor;
 mod cpu;
+mod curve;
 mod inbox;
 pub mod mix;
 mod pacer;

@@ -155,6 +155,10 @@ fn two_targets_are_measured_in_every_round_and_compared() {
     let json = report.to_json();
     assert_eq!(json["targets"][1]["rounds"].as_array().unwrap().len(), 2);
     assert!(json["targets"][1]["ratio_to_first"]["p99"]["median"].is_number());
+    assert_eq!(report.to_svg().matches("<polyline").count(), 2);
+    let hgrm = report.to_hgrm();
+    let total = format!("= {:>12}]", report.targets[1].tally.latency.len());
+    assert!(hgrm.contains("# target target-1\n") && hgrm.contains(&total), "{hgrm}");
     let table = report.to_table();
     assert!(table.contains("target-1") && table.contains("CPU us/request"), "{table}");
 }
@@ -206,6 +210,18 @@ fn a_count_of_requests_ends_the_run_and_clients_think() {
     assert_eq!((target.requests(), server.stats().queries), (101, 101));
     // Every client asks ten times a round and pauses in between.
     assert!(target.seconds >= 2.0 * 9.0 * 0.003, "{}", target.seconds);
+    server.stop();
+}
+
+#[test]
+fn rows_come_in_pages_and_are_counted() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.shape, plan.fetch_size) = (Shape::Rows { rows: 50 }, 20);
+    plan.query = Some("ROWS 50 100".into());
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    assert_eq!(report.targets[0].tally.records, 50 * report.targets[0].requests());
     server.stop();
 }
 
@@ -294,6 +310,38 @@ fn a_wish_to_stop_ends_the_run_with_what_was_measured() {
     let report = report.unwrap();
     assert!(report.targets[0].seconds < 30.0);
     assert!(report.was_stopped && report.is_clean(), "{}", report.to_table());
+}
+
+#[test]
+fn a_wish_to_stop_does_not_wait_for_slow_answers_nor_counts_them() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    plan.query = Some("SLEEP 60000 RETURN $nonce".into());
+    (plan.slot, plan.request_timeout) = (Duration::from_secs(60), Duration::from_secs(60));
+    let (stop, watched) = (plan.stop.clone(), &server);
+    let report = run(&plan, &mut |_| {
+        if watched.stats().queries >= 5 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let report = report.unwrap();
+    assert!(report.was_stopped && report.targets[0].errors().is_empty(), "{}", report.to_table());
+    assert!(report.targets[0].seconds < 30.0);
+    server.stop();
+}
+
+#[test]
+fn a_silent_server_is_counted_and_a_wish_to_stop_ends_the_wait_for_it() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut plan = plan(&[silent.local_addr().unwrap()]);
+    plan.connect_timeout = Duration::from_millis(100);
+    let report = run_quietly(&plan);
+    let errors = report.targets[0].errors();
+    assert_eq!(errors.keys().collect::<Vec<_>>(), ["login: lost: no answer in time"]);
+    plan.connect_timeout = Duration::from_secs(3600);
+    let stop = plan.stop.clone();
+    let report = run(&plan, &mut |_| stop.store(true, Ordering::Relaxed)).unwrap();
+    assert!(report.targets[0].errors().is_empty() && !report.is_clean());
 }
 
 #[test]

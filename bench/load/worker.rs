@@ -19,6 +19,7 @@ use crate::wire::version::Version;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 /// How late a deadline may be noticed, and how often the live count moves.
 const SWEEP: Duration = Duration::from_millis(50);
+/// How long a run that is ended early waits for what is asked already.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Logins under way at a time on one thread: servers hash passwords slowly and accept in a queue.
 const LOGINS_MAX: usize = 64;
 /// Buffers for accepted sockets, of which there are none, and for ours: 16 MiB, touched when
@@ -100,6 +103,8 @@ pub struct Worker {
     /// Came while another was carried out.
     early: Cell<Option<Order>>,
     starts: RefCell<Starts>,
+    /// No wait lasts longer: the order is ended early.
+    limit: Cell<Duration>,
     /// Only where clients wait for moments.
     pacer: Option<Pacer>,
     thread: usize,
@@ -190,6 +195,7 @@ impl Worker {
             order: Cell::new((0, Order::Stop)),
             early: Cell::new(None),
             starts: RefCell::new(idle_starts(Duration::ZERO)),
+            limit: Cell::new(NEVER),
             pacer,
             thread,
             remaining: Cell::new(0),
@@ -224,6 +230,7 @@ impl Worker {
             Order::Stop | Order::End => (0, 0..self.slots.len()),
         };
         self.starts.replace(self.starts_of(order));
+        self.limit.set(NEVER);
         self.remaining.set(slots.len());
         self.order.set((self.order.get().0 + 1, order));
         self.slots[slots.clone()].iter().for_each(|slot| self.wake_slot(slot));
@@ -234,10 +241,7 @@ impl Worker {
             if let Ok(early) = orders.try_recv() {
                 self.early.set(Some(early));
                 was_cut = true;
-                let stop_at = self.stop_at().min(self.driver.now());
-                self.starts.borrow_mut().stop_at = stop_at;
-                // Some may wait for a moment that is far away.
-                self.slots[slots.clone()].iter().for_each(|slot| self.wake_slot(slot));
+                self.cut_short(slots.clone());
             }
         }
         if let Some(pacer) = self.pacer.as_ref().filter(|_| order == Order::End) {
@@ -254,6 +258,27 @@ impl Worker {
         let time = end.min(starts.stop_at).saturating_sub(starts.counted_from);
         let is_whole = starts.left.map_or(!was_cut, |left| left == 0);
         Reply::Measured { tally: Box::new(tally), time, is_whole }
+    }
+
+    /// Nothing is started any more, and what is under way has a moment left.
+    fn cut_short(&self, slots: Range<usize>) {
+        let now = self.driver.now();
+        let stop_at = self.stop_at().min(now);
+        self.starts.borrow_mut().stop_at = stop_at;
+        self.limit.set(now + STOP_GRACE);
+        for slot in &self.slots[slots] {
+            let deadline = slot.deadline.get();
+            if deadline != NEVER {
+                slot.deadline.set(deadline.min(self.limit.get()));
+            }
+            // Some wait for a moment that is far away.
+            self.wake_slot(slot);
+        }
+    }
+
+    /// The order is ended early: what has no answer then is nobody's error.
+    pub fn is_cut(&self) -> bool {
+        self.limit.get() != NEVER
     }
 
     fn starts_of(&self, order: Order) -> Starts {
@@ -359,7 +384,8 @@ impl Worker {
     }
 
     pub fn set_deadline(&self, slot: usize, at: Duration) {
-        self.slots[slot].deadline.set(at);
+        let limit = if at == NEVER { NEVER } else { self.limit.get() };
+        self.slots[slot].deadline.set(at.min(limit));
     }
 
     /// Ready when the slot's deadline has passed.
