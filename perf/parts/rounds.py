@@ -88,17 +88,17 @@ def turned(contenders, turn):
     return order[::-1] if turn % 2 else order
 
 
-def is_disturbed(numbers, foreign_share):
-    """Judged by what is not ours: other programs, and how far HAProxy is from its twin."""
+def is_disturbed(numbers, foreign_share, base, twin):
+    """Judged by what is not compared: other programs, and how far the base is from its twin."""
     if foreign_share > FOREIGN_SHARE_MAX:
         return True
-    if TWIN not in numbers:
+    if twin not in numbers:
         return False
-    base, twin = cpu(numbers[BASE]), cpu(numbers[TWIN])
-    return not base or not twin or abs(twin / base - 1) > TWIN_DEVIATION_MAX
+    one, other = cpu(numbers[base]), cpu(numbers[twin])
+    return not one or not other or abs(other / one - 1) > TWIN_DEVIATION_MAX
 
 
-def measure(contenders, options, plan, label):
+def measure(contenders, options, plan, label, base=BASE, twin=TWIN):
     """Rounds until enough of them were not disturbed."""
     samples = Samples([contender.name for contender in contenders])
     pids = [contender.pid for contender in contenders]
@@ -109,7 +109,7 @@ def measure(contenders, options, plan, label):
             turned(contenders, turn), [*options, *plan.times], load, plan.folder)
         foreign = watch.foreign_share(time.monotonic())
         samples.busy_max = max(samples.busy_max, whole["generator_busy"] or 0)
-        if is_disturbed(numbers, foreign):
+        if is_disturbed(numbers, foreign, base, twin):
             samples.disturbed.append(numbers)
         else:
             samples.good.append(numbers)
