@@ -132,6 +132,8 @@ impl<'a> Conductor<'a> {
         // What went wrong before the first round, and `None` where nothing else can be measured.
         let mut early = Vec::new();
         for target in 0..plan.targets.len() {
+            // A process that is not there is a mistake; one that ends later takes only its column.
+            self.cpu_of(target)?;
             early.push(self.prepare(target, progress)?);
         }
         'run: for round in 0..plan.rounds {
@@ -223,7 +225,7 @@ impl<'a> Conductor<'a> {
         let limit = ramp + time + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
         let (replies, [before, own_before]) =
             self.gather(Wait { place, ramp, limit }, done, progress)?;
-        let [after, own_after] = self.cpu_times(target)?;
+        let [after, own_after] = self.cpu_times(target);
         let (mut sum, mut longest, mut is_whole) = (Tally::default(), Duration::ZERO, true);
         for reply in replies {
             if let Reply::Measured { tally, time, is_whole: is_part_whole } = reply {
@@ -247,8 +249,9 @@ impl<'a> Conductor<'a> {
     }
 
     /// CPU time so far of the target's processes, if it has any, and of this one.
-    fn cpu_times(&self, target: usize) -> Result<[Option<Duration>; 2], String> {
-        Ok([self.cpu_of(target)?, cpu::time_used(std::process::id()).ok()])
+    fn cpu_times(&self, target: usize) -> [Option<Duration>; 2] {
+        let own = cpu::time_used(std::process::id()).ok();
+        [self.cpu_of(target).ok().flatten(), own]
     }
 
     fn cpu_of(&self, target: usize) -> Result<Option<Duration>, String> {
@@ -283,7 +286,7 @@ impl<'a> Conductor<'a> {
         while replies.len() < self.threads.len() {
             let rest = wait.ramp.saturating_sub(started.elapsed());
             if rest.is_zero() && cpu_before.is_none() && !wait.place.is_connecting {
-                cpu_before = Some(self.cpu_times(wait.place.target)?);
+                cpu_before = Some(self.cpu_times(wait.place.target));
             }
             let look = if rest.is_zero() { LOOK } else { LOOK.min(rest) };
             match self.replies.recv_timeout(look) {

@@ -357,6 +357,10 @@ fn a_target_that_nobody_can_log_in_to_is_counted_and_the_others_measured() {
     let many = Plan { clients: 60_000, ..plan(&vec![free; 400]) };
     let error = run(&many, &mut |_| {}).unwrap_err();
     assert!(error.contains("ulimit -n"), "{error}");
+    let mut watched = plan(&[free]);
+    watched.processes = vec![Process { target: "target-0".into(), pid: u32::MAX }];
+    let error = run(&watched, &mut |_| {}).unwrap_err();
+    assert!(error.contains("4294967295"), "{error}");
     let error = run(&Plan::default(), &mut |_| {}).unwrap_err();
     assert!(error.contains("no target"), "{error}");
 }
