@@ -441,10 +441,11 @@ mod tests {
     /// A report of one request, answered right, both ways.
     fn outcome() -> Outcome {
         let mut tally = Tally::default();
-        tally.answered(Duration::from_millis(1), 1, true);
+        tally.answered(Some(Duration::from_millis(1)), 1, true);
         let target = |name: &str| TargetReport {
             name: name.into(),
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            is_lame: false,
             version: None,
             seconds: 1.0,
             tally: tally.clone(),
@@ -456,6 +457,7 @@ mod tests {
             shape: "auto".into(),
             clients: 9,
             threads: 1,
+            rate: None,
             targets: vec![target("direct"), target("boltmux")],
             generator_busy: None,
             was_stopped: false,

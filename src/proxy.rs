@@ -132,13 +132,20 @@ impl Launch {
             let cpu = self.cpus[shard % self.cpus.len()];
             let run = move || shard::run(parts);
             let join = runtime::start_executor(&format!("shard-{shard}"), Some(cpu), run)
-                .map_err(|error| refused(format!("cannot start shard {shard}: {error}")))?;
+                .map_err(|error| refused(error.to_string()))?;
             joins.push(join);
             links.push((orders, reports));
             wakes.push(wake);
         }
         drop(started);
-        let handles = gather(&starting, shards)?;
+        let handles = match gather(&starting, shards) {
+            Ok(handles) => handles,
+            Err(error) => {
+                drop(wakes); // lets the shards end that have started
+                let failed = joins.into_iter().find_map(|join| join.join().err());
+                return Err(failed.map_or(error, |error| refused(error.to_string())));
+            }
+        };
         wakes.iter().for_each(|wake| drop(wake.send(handles.clone())));
         let links = links.into_iter().zip(handles);
         let links = links.map(|((orders, reports), handle)| {

@@ -1,9 +1,13 @@
 //! One client: connects, logs in, asks, and starts over when it loses its connection.
 //!
-//! Closed loop: the next request starts when the last one is answered. Nothing is repeated
-//! silently: what fails is counted and the next request is another one.
+//! Closed loop: the next request starts when the last one is answered, or after a pause. Open loop:
+//! a client that is free takes the next start that the thread has planned. Nothing is repeated
+//! silently: what fails is counted and the next request is another one. In the shape *login* every
+//! request makes a connection, and leaves it.
 
+use super::plan::Shape;
 use super::request::Nonce;
+use super::schedule;
 use super::script::Script;
 use super::session::{Event, Outcome, Session};
 use super::worker::{NEVER, Order, Worker};
@@ -21,13 +25,16 @@ use std::time::Duration;
 /// flooded.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How long a server may take to close after GOODBYE. Waiting for it leaves the connection's last
+/// state with the server, so that this machine's ports are free at once.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 
 pub struct Client {
     worker: Rc<Worker>,
     script: Rc<Script>,
     target: usize,
-    /// Tries the login before all others of its target.
-    is_first: bool,
+    /// Among the clients of its target; the first tries the login before all others.
+    place: usize,
     /// Where its deadline is kept.
     slot: usize,
     nonce: Nonce,
@@ -55,10 +62,10 @@ impl Client {
         target: usize,
         slot: usize,
     ) -> Client {
-        let is_first = number as usize == target * worker.plan.clients;
+        let place = number as usize - target * worker.plan.clients;
         let nonce = Nonce::new(run, number);
         let (link, out) = (None, BytesMut::new());
-        Client { worker, script, target, is_first, slot, nonce, link, out }
+        Client { worker, script, target, place, slot, nonce, link, out }
     }
 
     /// From the first order to the last.
@@ -68,11 +75,9 @@ impl Client {
             let (number, order) = self.next_order(seen).await;
             seen = number;
             match order {
-                Order::Try { .. } if !self.is_first => {}
+                Order::Try { .. } if self.place > 0 => {}
                 Order::Try { .. } | Order::Connect { .. } => {
-                    if self.link.is_none() {
-                        self.connect().await;
-                    }
+                    self.be_ready(matches!(order, Order::Try { .. })).await;
                 }
                 Order::Run { .. } => self.ask_until_stopped().await,
                 Order::Stop => {}
@@ -100,43 +105,121 @@ impl Client {
             });
             match event.await {
                 Some(order) => return order,
-                None => {
-                    self.link = None;
-                    self.worker.tally(self.target).error("lost: closed while idle");
-                }
+                None => self.lose_idle_link(),
             }
         }
+    }
+
+    /// Connects before the clock starts. Where every request connects, only one tries the login.
+    async fn be_ready(&mut self, is_try: bool) {
+        let is_login = self.is_login();
+        if self.link.is_none() && (is_try || !is_login) && !self.worker.is_cut() {
+            self.connect().await;
+        }
+        if is_login {
+            self.leave().await;
+        }
+    }
+
+    fn is_login(&self) -> bool {
+        self.worker.plan.shape == Shape::Login
     }
 
     async fn ask_until_stopped(&mut self) {
         let mut pause = PAUSE_MIN;
-        let mut now = self.worker.driver.now();
-        while now < self.worker.stop_at() {
-            if self.link.is_none() && !self.connect().await {
-                let rest = self.worker.stop_at().saturating_sub(self.worker.driver.now());
-                self.worker.driver.sleep(pause.min(rest)).await;
-                pause = (pause * 2).min(PAUSE_MAX);
+        let mut now = self.begin().await;
+        while let Some(start) = self.take_start(now) {
+            if start > now {
+                now = self.wait_until(start).await;
+                if now >= self.worker.stop_at() {
+                    self.worker.starts().give_back(start);
+                    break;
+                }
+            }
+            if self.link.is_none() {
+                let is_connected = self.connect().await;
                 now = self.worker.driver.now();
-                continue;
+                if !is_connected {
+                    let rest = self.worker.stop_at().saturating_sub(now);
+                    self.worker.driver.sleep(pause.min(rest)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                    now = self.worker.driver.now();
+                    continue;
+                }
             }
             pause = PAUSE_MIN;
-            let started = now;
-            self.worker.set_deadline(self.slot, started + self.worker.plan.request_timeout);
+            self.worker.set_deadline(self.slot, now + self.worker.plan.request_timeout);
             let answer = self.ask().await;
             now = self.worker.driver.now();
-            self.count(answer, now - started, now <= self.worker.stop_at());
+            self.count(answer, start, now);
+            if self.is_login() {
+                self.leave().await;
+                now = self.worker.driver.now();
+            }
+            if !self.worker.plan.think.is_zero() {
+                now = self.wait_until(now + self.worker.plan.think).await;
+            }
         }
         self.worker.set_deadline(self.slot, NEVER);
     }
 
-    fn count(&mut self, answer: Result<Outcome, Lost>, latency: Duration, is_in_time: bool) {
+    /// In the closed loop with a ramp clients begin one after the other.
+    async fn begin(&mut self) -> Duration {
+        let now = self.worker.driver.now();
+        let plan = &self.worker.plan;
+        if plan.rate.is_some() || plan.ramp.is_zero() {
+            return now;
+        }
+        let ramp = self.worker.starts().counted_from.saturating_sub(now);
+        let wait = schedule::ramped(ramp, self.place, plan.clients);
+        self.wait_until(now + wait).await
+    }
+
+    fn take_start(&self, now: Duration) -> Option<Duration> {
+        self.worker.starts().take(now)
+    }
+
+    /// Waits for a moment of this round, or for the round's end; returns the time. A connection
+    /// that ends meanwhile is counted and given up.
+    async fn wait_until(&mut self, at: Duration) -> Duration {
+        self.worker.set_deadline(self.slot, NEVER);
+        self.worker.remind(at, self.slot);
+        poll_fn(|cx| {
+            let now = self.worker.driver.now();
+            if now >= at || now >= self.worker.stop_at() {
+                return Poll::Ready(now);
+            }
+            self.worker.keep_waker(self.slot, cx);
+            if self.link.as_mut().is_some_and(|link| link.poll_unasked(cx).is_ready()) {
+                self.lose_idle_link();
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn lose_idle_link(&mut self) {
+        self.link = None;
+        self.worker.tally(self.target).error("lost: closed while idle");
+    }
+
+    /// Counts from when the request was to start: what a stall has held up shows it.
+    fn count(&mut self, answer: Result<Outcome, Lost>, start: Duration, now: Duration) {
+        let starts = self.worker.starts();
+        let latency = (start >= starts.counted_from).then(|| now.saturating_sub(start));
+        let is_in_time = (starts.counted_from..=starts.stop_at).contains(&now);
+        drop(starts);
         let mut tally = self.worker.tally(self.target);
         match answer {
             Ok(Outcome::Fine { records }) => return tally.answered(latency, records, is_in_time),
             Ok(Outcome::Failure(code)) => return tally.error(code),
             // Whose answers come here now nobody knows: a new connection.
             Ok(Outcome::Mismatch) => tally.mismatches += 1,
-            Err(lost) => tally.error(lost),
+            Err(lost) => {
+                drop(tally);
+                self.count_lost(lost);
+                return self.drop_link();
+            }
         }
         drop(tally);
         self.drop_link();
@@ -159,17 +242,37 @@ impl Client {
 
     /// Connects and logs in; false, and counted, if that fails.
     async fn connect(&mut self) -> bool {
-        self.worker.enter_login().await;
+        if !self.is_login() {
+            self.worker.enter_login().await;
+        }
+        // It may have waited for its turn a long time.
+        if self.worker.is_cut() {
+            self.give_login_back();
+            return false;
+        }
         let limit = self.worker.driver.now() + self.worker.plan.connect_timeout;
         self.worker.set_deadline(self.slot, limit);
         let result = self.log_in().await;
         self.worker.set_deadline(self.slot, NEVER);
-        self.worker.leave_login();
+        self.give_login_back();
         let result = result.map(|link| {
             self.worker.version.set(link.session.version());
             self.link = Some(link);
         });
-        result.map_err(|lost| self.worker.tally(self.target).error(lost)).is_ok()
+        result.map_err(|lost| self.count_lost(lost)).is_ok()
+    }
+
+    /// In the shape *login* as many log in at a time as there are clients.
+    fn give_login_back(&self) {
+        if !self.is_login() {
+            self.worker.leave_login();
+        }
+    }
+
+    fn count_lost(&self, lost: Lost) {
+        if !self.worker.is_cut() {
+            self.worker.tally(self.target).error(lost);
+        }
     }
 
     async fn log_in(&mut self) -> Result<Link, Lost> {
@@ -197,6 +300,24 @@ impl Client {
     fn drop_link(&mut self) {
         self.link = None;
         self.out.clear();
+    }
+
+    /// GOODBYE, and waits for the server to close.
+    async fn leave(&mut self) {
+        let Some(link) = self.link.take() else { return };
+        link.conn.send([Chunk::from_static(message::GOODBYE)]);
+        self.worker.set_deadline(self.slot, self.worker.driver.now() + LEAVE_MAX);
+        poll_fn(|cx| {
+            loop {
+                match link.conn.poll_recv(cx) {
+                    Poll::Ready(Ok(Some(_))) => {}
+                    Poll::Ready(_) => return Poll::Ready(()),
+                    Poll::Pending => return self.worker.poll_deadline(self.slot, cx),
+                }
+            }
+        })
+        .await;
+        self.worker.set_deadline(self.slot, NEVER);
     }
 
     async fn end(&mut self) {

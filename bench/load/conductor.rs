@@ -6,11 +6,13 @@
 
 use super::cpu;
 use super::plan::Plan;
-use super::report::{Measurement, Report};
+use super::report::{Early, Measurement, Report};
 use super::rounds;
+use super::schedule;
 use super::tally::Tally;
 use super::worker::{self, Assignment, Order, Reply};
 use crate::transport::driver::DriverHandle;
+use crate::transport::raise_open_files_limit;
 use crate::transport::runtime::JoinHandle;
 use crate::wire::version::Version;
 use std::collections::hash_map::RandomState;
@@ -42,13 +44,17 @@ pub struct Progress<'a> {
     pub total: Duration,
     /// Answered in this round by this target so far, as of some milliseconds ago.
     pub requests: u64,
+    /// Answered in the whole run so far, by all targets.
+    pub requests_in_run: u64,
 }
 
 /// Measures what `plan` says. Blocks until it is done or `plan.stop` is set, and tells `progress`
-/// about ten times a second. The error says what is wrong with the plan or why nothing could be
-/// measured.
+/// about ten times a second. Raises the limit of open files as far as it may. The error says what
+/// is wrong with the plan or why nothing could be measured; a target that fails is in the report.
 pub fn run(plan: &Plan, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
     let mut mistakes = plan.mistakes();
+    // Where that is refused, the limit of before holds, and is compared with the need.
+    let _ = raise_open_files_limit();
     mistakes.extend(too_many_files(plan));
     if !mistakes.is_empty() {
         return Err(mistakes.join("\n"));
@@ -122,42 +128,63 @@ impl<'a> Conductor<'a> {
 
     fn measure(&mut self, progress: &mut dyn FnMut(Progress)) -> Result<Report, String> {
         let plan = self.plan;
-        let mut cpu_used = cpu::time_used(std::process::id()).ok().map(|_| Duration::ZERO);
         let mut measurements: Vec<Measurement> = Vec::new();
-        let mut early = vec![Tally::default(); plan.targets.len()];
-        for (target, early) in early.iter_mut().enumerate() {
-            for order in [Order::Try { target }, Order::Connect { target }] {
-                let tally = self.connect(order, target, 0, &measurements, progress)?;
-                refuse_lame_start(plan, target, &tally)?;
-            }
-            if !plan.warm_up.is_zero() && !self.is_stopped() {
-                // Only what went wrong counts: it is told with the first round.
-                let warm = self.measure_one(target, 0, plan.warm_up, &measurements, progress)?;
-                early.errors = warm.tally.errors;
-                early.mismatches = warm.tally.mismatches;
-            }
+        // What went wrong before the first round, and `None` where nothing else can be measured.
+        let mut early = Vec::new();
+        for target in 0..plan.targets.len() {
+            early.push(self.prepare(target, progress)?);
         }
         'run: for round in 0..plan.rounds {
             for target in rounds::order(round, plan.targets.len()) {
+                if early[target].is_lame {
+                    continue;
+                }
                 if self.is_stopped() {
                     break 'run;
                 }
                 // What was lost since its last round is connected again before the clock starts.
                 let order = Order::Connect { target };
                 let before = self.connect(order, target, round, &measurements, progress)?;
-                let own = cpu::time_used(std::process::id()).ok();
-                let mut measured =
-                    self.measure_one(target, round, plan.slot, &measurements, progress)?;
+                if self.is_stopped() {
+                    break 'run;
+                }
+                let requests =
+                    plan.requests.map(|requests| schedule::part(requests, round, plan.rounds));
+                let (ramp, time) = (plan.ramp, plan.slot);
+                let run = Run { target, round, ramp, time, requests };
+                let mut measured = self.measure_one(run, &measurements, progress)?;
                 measured.tally.add(&before);
-                measured.tally.add(&std::mem::take(&mut early[target]));
-                cpu_used = cpu_used
-                    .zip(own)
-                    .zip(cpu::time_used(std::process::id()).ok())
-                    .map(|((sum, before), after)| sum + after.saturating_sub(before));
                 measurements.push(measured);
             }
         }
-        Ok(Report::new(plan, measurements, &self.versions, cpu_used))
+        Ok(Report::new(plan, measurements, early, &self.versions))
+    }
+
+    /// Connects the clients of a target for the first time, and lets it warm up.
+    fn prepare(
+        &mut self,
+        target: usize,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Early, String> {
+        if self.is_stopped() {
+            return Ok(Early { tally: Tally::default(), is_lame: false });
+        }
+        let mut tally = self.connect(Order::Try { target }, target, 0, &[], progress)?;
+        if !tally.errors.is_empty() {
+            return Ok(Early { tally, is_lame: true });
+        }
+        if !self.is_stopped() {
+            tally.add(&self.connect(Order::Connect { target }, target, 0, &[], progress)?);
+        }
+        if !self.plan.warm_up.is_zero() && !self.is_stopped() {
+            // Only what went wrong counts.
+            let (ramp, time) = (Duration::ZERO, self.plan.warm_up);
+            let run = Run { target, round: 0, ramp, time, requests: None };
+            let warm = self.measure_one(run, &[], progress)?;
+            let (errors, mismatches) = (warm.tally.errors, warm.tally.mismatches);
+            tally.add(&Tally { errors, mismatches, ..Tally::default() });
+        }
+        Ok(Early { tally, is_lame: false })
     }
 
     fn connect(
@@ -173,7 +200,8 @@ impl<'a> Conductor<'a> {
         // Logins queue on each thread, and each may take its whole time.
         let limit = self.plan.connect_timeout * (self.plan.clients as u32);
         let mut sum = Tally::default();
-        for reply in self.gather(place, limit, done, progress)? {
+        let wait = Wait { place, ramp: Duration::ZERO, limit };
+        for reply in self.gather(wait, done, progress)?.0 {
             if let Reply::Connected { tally, version } = reply {
                 sum.add(&tally);
                 self.versions[target] = version.or(self.versions[target]);
@@ -184,33 +212,43 @@ impl<'a> Conductor<'a> {
 
     fn measure_one(
         &mut self,
-        target: usize,
-        round: usize,
-        time: Duration,
+        run: Run,
         done: &[Measurement],
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Measurement, String> {
         let plan = self.plan;
-        let before = self.cpu_of(target)?;
-        self.order(Order::Run { target, time });
+        let Run { target, round, ramp, time, requests } = run;
+        self.order(Order::Run { target, ramp, time, requests });
         let place = Place { target, round, is_connecting: false };
-        let limit = time + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
-        let replies = self.gather(place, limit, done, progress)?;
-        let cpu = before.zip(self.cpu_of(target)?);
-        let (mut sum, mut longest) = (Tally::default(), Duration::ZERO);
+        let limit = ramp + time + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
+        let (replies, [before, own_before]) =
+            self.gather(Wait { place, ramp, limit }, done, progress)?;
+        let [after, own_after] = self.cpu_times(target)?;
+        let (mut sum, mut longest, mut is_whole) = (Tally::default(), Duration::ZERO, true);
         for reply in replies {
-            if let Reply::Measured { tally, time } = reply {
+            if let Reply::Measured { tally, time, is_whole: is_part_whole } = reply {
                 sum.add(&tally);
                 longest = longest.max(time);
+                is_whole &= is_part_whole;
             }
         }
+        let used = |before: Option<Duration>, after: Option<Duration>| {
+            before.zip(after).map(|(before, after)| after.saturating_sub(before))
+        };
         Ok(Measurement {
             round,
             target,
             time: longest,
             tally: sum,
-            cpu: cpu.map(|(before, after)| after.saturating_sub(before)),
+            cpu: used(before, after),
+            generator_cpu: used(own_before, own_after),
+            is_whole,
         })
+    }
+
+    /// CPU time so far of the target's processes, if it has any, and of this one.
+    fn cpu_times(&self, target: usize) -> Result<[Option<Duration>; 2], String> {
+        Ok([self.cpu_of(target)?, cpu::time_used(std::process::id()).ok()])
     }
 
     fn cpu_of(&self, target: usize) -> Result<Option<Duration>, String> {
@@ -231,21 +269,27 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// One reply of every thread; tells progress meanwhile, and passes the wish to stop on, once.
+    /// One reply of every thread, and the CPU times at the ramp's end; tells progress meanwhile,
+    /// and passes the wish to stop on, once.
     fn gather(
         &self,
-        place: Place,
-        limit: Duration,
+        wait: Wait,
         done: &[Measurement],
         progress: &mut dyn FnMut(Progress),
-    ) -> Result<Vec<Reply>, String> {
+    ) -> Result<(Vec<Reply>, [Option<Duration>; 2]), String> {
         let started = now();
         let (mut replies, mut has_stopped) = (Vec::new(), false);
+        let mut cpu_before = None;
         while replies.len() < self.threads.len() {
-            match self.replies.recv_timeout(LOOK) {
+            let rest = wait.ramp.saturating_sub(started.elapsed());
+            if rest.is_zero() && cpu_before.is_none() && !wait.place.is_connecting {
+                cpu_before = Some(self.cpu_times(wait.place.target)?);
+            }
+            let look = if rest.is_zero() { LOOK } else { LOOK.min(rest) };
+            match self.replies.recv_timeout(look) {
                 Ok((_, reply)) => replies.push(reply),
                 Err(RecvTimeoutError::Disconnected) => return Err("all load threads died".into()),
-                Err(RecvTimeoutError::Timeout) if started.elapsed() > limit + GRACE => {
+                Err(RecvTimeoutError::Timeout) if started.elapsed() > wait.limit + GRACE => {
                     return Err("a load thread does not answer any more".into());
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -253,15 +297,18 @@ impl<'a> Conductor<'a> {
             if self.is_stopped() && !std::mem::replace(&mut has_stopped, true) {
                 self.order(Order::Stop);
             }
-            progress(self.progress(place, started.elapsed(), done));
+            progress(self.progress(wait, started.elapsed(), done));
         }
-        Ok(replies)
+        Ok((replies, cpu_before.unwrap_or_default()))
     }
 
-    fn progress(&self, place: Place, running: Duration, done: &[Measurement]) -> Progress<'a> {
-        let plan = self.plan;
+    fn progress(&self, wait: Wait, running: Duration, done: &[Measurement]) -> Progress<'a> {
+        let (plan, place) = (self.plan, wait.place);
         let measured: Duration = done.iter().map(|measurement| measurement.time).sum();
-        let running = if place.is_connecting { Duration::ZERO } else { running.min(plan.slot) };
+        let running = running.saturating_sub(wait.ramp).min(plan.slot);
+        let running = if place.is_connecting { Duration::ZERO } else { running };
+        let requests = self.threads.iter().map(|thread| thread.live.load(Ordering::Relaxed)).sum();
+        let before: u64 = done.iter().map(|measurement| measurement.tally.requests).sum();
         Progress {
             target: &plan.targets[place.target].name,
             is_connecting: place.is_connecting,
@@ -270,7 +317,8 @@ impl<'a> Conductor<'a> {
             in_slot: running,
             elapsed: measured + running,
             total: plan.slot * (plan.rounds * plan.targets.len()) as u32,
-            requests: self.threads.iter().map(|thread| thread.live.load(Ordering::Relaxed)).sum(),
+            requests,
+            requests_in_run: before + requests,
         }
     }
 
@@ -305,6 +353,24 @@ struct Place {
     is_connecting: bool,
 }
 
+/// One target in one round, as it is to be measured.
+#[derive(Clone, Copy)]
+struct Run {
+    target: usize,
+    round: usize,
+    ramp: Duration,
+    time: Duration,
+    requests: Option<u64>,
+}
+
+/// For the replies to an order.
+#[derive(Clone, Copy)]
+struct Wait {
+    place: Place,
+    ramp: Duration,
+    limit: Duration,
+}
+
 /// Every client is an open file; what else the process has open is in the reserve.
 fn too_many_files(plan: &Plan) -> Option<String> {
     let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
@@ -314,16 +380,4 @@ fn too_many_files(plan: &Plan) -> Option<String> {
     (needed > limit).then(|| {
         format!("{needed} open files are needed, {limit} are allowed; raise it with ulimit -n")
     })
-}
-
-/// A target that not all clients can log in to at the start is not worth measuring.
-fn refuse_lame_start(plan: &Plan, target: usize, tally: &Tally) -> Result<(), String> {
-    if tally.errors.is_empty() {
-        return Ok(());
-    }
-    let target = &plan.targets[target];
-    let kinds: Vec<String> =
-        tally.errors.iter().map(|(kind, count)| format!("{count} x {kind}")).collect();
-    let (name, address, kinds) = (&target.name, target.address, kinds.join(", "));
-    Err(format!("target {name} at {address}: not all clients could log in: {kinds}"))
 }

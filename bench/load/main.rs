@@ -3,7 +3,7 @@
 mod arguments;
 
 use arguments::Arguments;
-use boltmux::load::{self, Progress, Report};
+use boltmux::load::{self, Plan, Progress, Report};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let bar = stderr().is_terminal().then(Bar::new);
     let result = load::run(&plan, &mut |progress| {
         if let Some(bar) = &bar {
-            bar.show(&progress);
+            bar.show(&plan, &progress);
         }
     });
     if let Some(bar) = bar {
@@ -51,18 +51,25 @@ fn main() -> ExitCode {
 
 fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
     print!("{}", report.to_table());
-    if let Some(path) = &arguments.json {
-        let text = format!("{:#}\n", report.to_json());
-        if let Err(error) = std::fs::write(path, text) {
+    let json = || format!("{:#}\n", report.to_json());
+    let outputs: [(_, &dyn Fn() -> String); 3] = [
+        (&arguments.json, &json),
+        (&arguments.hgrm, &|| report.to_hgrm()),
+        (&arguments.plot, &|| report.to_svg()),
+    ];
+    let mut is_written = true;
+    for (path, text) in outputs {
+        let Some(path) = path else { continue };
+        if let Err(error) = std::fs::write(path, text()) {
             eprintln!("boltload: cannot write {}: {error}", path.display());
-            return ExitCode::FAILURE;
+            is_written = false;
         }
     }
     let is_fine = report.is_clean() || arguments.allow_errors && !report.has_mismatches();
-    if is_fine { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if is_fine && is_written { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The progress bar; it counts milliseconds of measured time.
+/// The progress bar; it counts milliseconds of measured time, or requests where those end the run.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -73,9 +80,11 @@ impl Bar {
         Bar(bar)
     }
 
-    fn show(&self, progress: &Progress) {
-        self.0.set_length(progress.total.as_millis() as u64);
-        self.0.set_position(progress.elapsed.as_millis() as u64);
+    fn show(&self, plan: &Plan, progress: &Progress) {
+        let total = plan.requests.map(|requests| requests * plan.targets.len() as u64);
+        self.0.set_length(total.unwrap_or(progress.total.as_millis() as u64));
+        let elapsed = progress.elapsed.as_millis() as u64;
+        self.0.set_position(if total.is_some() { progress.requests_in_run } else { elapsed });
         let seconds = progress.in_slot.as_secs_f64();
         let doing = match progress.is_connecting || seconds <= 0.0 {
             true => "connecting".into(),

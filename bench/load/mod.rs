@@ -1,5 +1,5 @@
-//! The load generator: closed-loop Bolt clients that check every answer and measure several targets
-//! in the rounds of one run, so that they can be compared.
+//! The load generator: Bolt clients that check every answer and measure several targets in the
+//! rounds of one run, so that they can be compared; closed loop, or open loop at a fixed rate.
 //!
 //! ```text
 //! conductor (caller's thread)        worker (one executor per load thread)
@@ -16,11 +16,15 @@
 mod client;
 mod conductor;
 mod cpu;
+mod curve;
 mod inbox;
+pub mod mix;
+mod pacer;
 mod plan;
 mod report;
 mod request;
 mod rounds;
+mod schedule;
 mod script;
 mod session;
 mod tally;

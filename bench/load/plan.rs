@@ -1,5 +1,6 @@
 //! What is to be measured: targets, shape, rounds. Values only; nothing is resolved or read here.
 
+use super::mix::{self, MixQuery};
 use crate::wire::version::Version;
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,6 +10,8 @@ use std::time::Duration;
 
 /// More clients than one address has ports for towards one target.
 const CLIENTS_MAX: usize = 60_000;
+/// What no machine can ask; more is a slip of the finger.
+const RATE_MAX: f64 = 100e6;
 /// A query longer than this would not fit one chunk together with its parameters, and the place of
 /// the nonce must not be cut in two.
 pub const QUERY_BYTES_MAX: usize = 32 << 10;
@@ -42,13 +45,17 @@ pub enum Shape {
     Tx { pipelined_begin: bool },
     /// RUN and PULL of this many records.
     Rows { rows: u64 },
+    /// One of the plan's `mix` of queries, as `Auto` asks them.
+    Mix,
+    /// Connect, log in, RUN and PULL, GOODBYE: every request on a connection of its own.
+    Login,
 }
 
 impl Shape {
     /// The query used when none is given; every record of it holds the nonce.
     pub fn default_query(self) -> &'static str {
         match self {
-            Shape::Auto | Shape::Tx { .. } => "RETURN $nonce AS nonce",
+            Shape::Auto | Shape::Tx { .. } | Shape::Login | Shape::Mix => "RETURN $nonce AS nonce",
             Shape::Rows { .. } => "UNWIND range(1, $rows) AS i RETURN i, $nonce AS nonce",
         }
     }
@@ -61,6 +68,8 @@ impl fmt::Display for Shape {
             Shape::Tx { pipelined_begin: false } => write!(formatter, "tx"),
             Shape::Tx { pipelined_begin: true } => write!(formatter, "tx, BEGIN pipelined"),
             Shape::Rows { rows } => write!(formatter, "rows:{rows}"),
+            Shape::Login => write!(formatter, "login"),
+            Shape::Mix => write!(formatter, "mix"),
         }
     }
 }
@@ -81,6 +90,8 @@ pub struct Plan {
     /// In place of the shape's own; `$nonce` (and `$rows`) are given as parameters, and every
     /// record must hold the nonce.
     pub query: Option<String>,
+    /// Of the shape `Mix`.
+    pub mix: Vec<MixQuery>,
     pub database: Option<String>,
     /// Marks the transactions as reading (`mode: "r"`).
     pub is_read: bool,
@@ -92,6 +103,16 @@ pub struct Plan {
     pub threads: usize,
     /// Where the threads are pinned, in turn; empty leaves them to the scheduler.
     pub cpus: Vec<usize>,
+    /// Open loop: requests started per second and target, all clients together, whether answers
+    /// come or not. `None` is closed loop: a client asks when it has its answer.
+    pub rate: Option<f64>,
+    /// Before the clock of each round: how long the rate grows, or clients begin one by one.
+    pub ramp: Duration,
+    /// Closed loop: a client's pause between answer and next request.
+    pub think: Duration,
+    /// How many requests are asked of each target in the whole run; a round then ends with its
+    /// share, at the latest after `slot`.
+    pub requests: Option<u64>,
     pub rounds: usize,
     /// How long one target is measured in one round.
     pub slot: Duration,
@@ -115,12 +136,17 @@ impl Default for Plan {
             targets: Vec::new(),
             shape: Shape::Auto,
             query: None,
+            mix: Vec::new(),
             database: None,
             is_read: false,
             fetch_size: 1000,
             clients: 16,
             threads: 1,
             cpus: Vec::new(),
+            rate: None,
+            ramp: Duration::ZERO,
+            think: Duration::ZERO,
+            requests: None,
             rounds: 6,
             slot: Duration::from_secs(1),
             warm_up: Duration::ZERO,
@@ -133,6 +159,11 @@ impl Default for Plan {
 }
 
 impl Plan {
+    /// Whether clients wait for moments of the clock.
+    pub fn is_paced(&self) -> bool {
+        self.rate.is_some() || !self.ramp.is_zero() || !self.think.is_zero()
+    }
+
     pub fn query(&self) -> &str {
         self.query.as_deref().unwrap_or(self.shape.default_query())
     }
@@ -156,6 +187,18 @@ impl Plan {
             let is_target = self.targets.iter().any(|target| target.name == process.target);
             check(is_target, format!("a process for {:?}, which is no target", process.target));
         }
+        mistakes.extend(self.load_mistakes());
+        mistakes
+    }
+
+    /// The same of everything but the targets.
+    pub fn load_mistakes(&self) -> Vec<String> {
+        let mut mistakes = Vec::new();
+        let mut check = |is_fine: bool, text: String| {
+            if !is_fine {
+                mistakes.push(text);
+            }
+        };
         let clients = self.clients;
         check(
             (1..=CLIENTS_MAX).contains(&clients),
@@ -164,6 +207,21 @@ impl Plan {
         check(
             (1..=clients.max(1)).contains(&self.threads),
             format!("{} threads; expected 1 to the number of clients, {clients}", self.threads),
+        );
+        let rate = self.rate.unwrap_or(1.0);
+        check(
+            rate > 0.0 && rate <= RATE_MAX,
+            format!("a rate of {rate}; expected more than 0 and at most {RATE_MAX} per second"),
+        );
+        check(
+            self.rate.is_none() || self.think.is_zero(),
+            "a rate and a time to think; in the open loop nobody waits for answers, so give one"
+                .into(),
+        );
+        let requests = self.requests.unwrap_or(u64::MAX);
+        check(
+            requests >= self.rounds as u64,
+            format!("{requests} requests in {} rounds; give at least one each", self.rounds),
         );
         check(self.rounds > 0, "0 rounds; at least one is needed".into());
         check(!self.slot.is_zero(), "no time to measure; give --seconds".into());
@@ -174,6 +232,10 @@ impl Plan {
             self.query().len() <= QUERY_BYTES_MAX,
             format!("the query is longer than {QUERY_BYTES_MAX} bytes; shorten it"),
         );
+        if self.shape == Shape::Mix {
+            check(self.query.is_none(), "a query and a mix; put the query into the mix".into());
+            mistakes.extend(mix::mistakes(&self.mix));
+        }
         mistakes
     }
 }
@@ -208,13 +270,15 @@ mod tests {
             fetch_size: 0,
             clients: 0,
             threads: 2,
+            rate: Some(f64::NAN),
+            think: Duration::from_millis(5),
             rounds: 0,
             slot: Duration::ZERO,
             processes: vec![Process { target: "b".into(), pid: 1 }],
             ..Plan::default()
         };
         let mistakes = plan.mistakes();
-        assert_eq!(mistakes.len(), 9, "{mistakes:#?}");
+        assert_eq!(mistakes.len(), 11, "{mistakes:#?}");
         assert_eq!(Plan::default().mistakes(), ["no target; give --uri bolt://HOST:PORT"]);
     }
 }

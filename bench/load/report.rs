@@ -22,6 +22,17 @@ pub struct Measurement {
     pub tally: Tally,
     /// CPU time of the target's processes, if any were named.
     pub cpu: Option<Duration>,
+    /// CPU time of this process.
+    pub generator_cpu: Option<Duration>,
+    /// It was not ended before its time or its number of requests.
+    pub is_whole: bool,
+}
+
+/// What went wrong with a target before the first round.
+pub struct Early {
+    pub tally: Tally,
+    /// Nobody could log in, so no round measures it.
+    pub is_lame: bool,
 }
 
 /// One target in one round, in numbers; the histogram is kept for all rounds together only.
@@ -103,6 +114,8 @@ pub struct Ratios {
 pub struct TargetReport {
     pub name: String,
     pub address: SocketAddr,
+    /// Nobody could log in at the start, so it was not measured.
+    pub is_lame: bool,
     /// What was negotiated last.
     pub version: Option<Version>,
     /// Measured time, all rounds together.
@@ -153,6 +166,8 @@ pub struct Report {
     pub shape: String,
     pub clients: usize,
     pub threads: usize,
+    /// Of the open loop: what was wanted, per second.
+    pub rate: Option<f64>,
     pub targets: Vec<TargetReport>,
     /// Share of its threads that the load generator itself used while it measured.
     pub generator_busy: Option<f64>,
@@ -164,19 +179,17 @@ impl Report {
     pub(super) fn new(
         plan: &Plan,
         measurements: Vec<Measurement>,
+        early: Vec<Early>,
         versions: &[Option<Version>],
-        generator_cpu: Option<Duration>,
     ) -> Report {
-        let busy = |cpu: Duration| {
-            let time: Duration = measurements.iter().map(|measurement| measurement.time).sum();
-            cpu.as_secs_f64() / (time.as_secs_f64() * plan.threads as f64).max(f64::MIN_POSITIVE)
-        };
-        let generator_busy = generator_cpu.filter(|_| !measurements.is_empty()).map(busy);
-        let was_stopped = measurements.len() < plan.rounds * plan.targets.len()
-            || measurements.iter().any(|measurement| measurement.time < plan.slot);
+        let measured = early.iter().filter(|early| !early.is_lame).count();
+        let was_stopped = measurements.len() < plan.rounds * measured
+            || measurements.iter().any(|measurement| !measurement.is_whole);
         let mut targets: Vec<TargetReport> = plan.targets.iter().zip(versions).map(empty).collect();
-        for target in &mut targets {
+        for (target, early) in targets.iter_mut().zip(early) {
             target.rounds = vec![None; plan.rounds];
+            target.is_lame = early.is_lame;
+            target.tally.add(&early.tally);
         }
         for measurement in &measurements {
             targets[measurement.target].add(measurement);
@@ -189,8 +202,9 @@ impl Report {
             shape: plan.shape.to_string(),
             clients: plan.clients,
             threads: plan.threads,
+            rate: plan.rate,
             targets,
-            generator_busy,
+            generator_busy: generator_busy(&measurements, plan.threads),
             was_stopped,
         }
     }
@@ -216,12 +230,31 @@ impl Report {
         let mut rows = vec![head.into_iter().map(String::from).collect::<Vec<_>>()];
         rows.extend(self.targets.iter().map(|target| table_row(target, has_cpu)));
         let mut text = align(&rows);
+        let rate = self.rate.map(|rate| format!(", open loop, {rate} requests/s wanted"));
         let _ = writeln!(
             text,
-            "{}, {} clients, {} thread(s); latencies in ms",
-            self.shape, self.clients, self.threads
+            "{}, {} clients, {} thread(s){}; latencies in ms",
+            self.shape,
+            self.clients,
+            self.threads,
+            rate.unwrap_or_default()
         );
         for target in &self.targets {
+            if target.is_lame {
+                let _ = writeln!(
+                    text,
+                    "{} at {} was not measured: the first login failed",
+                    target.name, target.address
+                );
+            }
+            if target.tally.unasked > 0 {
+                let _ = writeln!(
+                    text,
+                    "{}: {} requests were due and no client was free: it cannot keep up, or \
+                     --clients is too small",
+                    target.name, target.tally.unasked
+                );
+            }
             for (kind, count) in target.errors() {
                 let _ = writeln!(text, "{}: {count} x {kind}", target.name);
             }
@@ -244,6 +277,7 @@ impl Report {
             "shape": self.shape,
             "clients": self.clients,
             "threads": self.threads,
+            "rate_wanted": self.rate,
             "generator_busy": self.generator_busy,
             "was_stopped": self.was_stopped,
             "is_clean": self.is_clean(),
@@ -256,6 +290,7 @@ fn empty((target, version): (&Target, &Option<Version>)) -> TargetReport {
     TargetReport {
         name: target.name.clone(),
         address: target.address,
+        is_lame: false,
         version: *version,
         seconds: 0.0,
         tally: Tally::default(),
@@ -263,6 +298,14 @@ fn empty((target, version): (&Target, &Option<Version>)) -> TargetReport {
         rounds: Vec::new(),
         ratios: None,
     }
+}
+
+/// The share of its threads that the load generator used while it measured.
+fn generator_busy(measurements: &[Measurement], threads: usize) -> Option<f64> {
+    let time: Duration = measurements.iter().map(|measurement| measurement.time).sum();
+    let cpu: Option<Duration> = measurements.iter().map(|one| one.generator_cpu).sum();
+    let time = time.as_secs_f64() * threads as f64;
+    cpu.filter(|_| time > 0.0).map(|cpu| cpu.as_secs_f64() / time)
 }
 
 fn ratios(rounds: &[Option<Round>], first: &[Option<Round>]) -> Ratios {
@@ -343,6 +386,8 @@ fn target_json(target: &TargetReport) -> Value {
         "latency_ms": Latency::of(tally).map(Latency::to_json),
         "errors": tally.errors,
         "mismatches": tally.mismatches,
+        "unasked": tally.unasked,
+        "was_measured": !target.is_lame,
         "cpu_us_per_request": target.cpu_us_per_request(),
         "ratio_to_first": target.ratios.as_ref().map(|ratios| json!({
             "requests_per_second": spread(ratios.rate),

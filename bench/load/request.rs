@@ -3,6 +3,7 @@
 //!
 //! Invariant: a step's nonce place is inside one chunk, so that patching it keeps the framing.
 
+use super::mix::{self, MixQuery, Weights};
 use super::plan::{Plan, Shape};
 use crate::wire::message;
 use crate::wire::packstream::Writer;
@@ -19,6 +20,7 @@ const PLACEHOLDER: [u8; NONCE_LENGTH] = *b"nonce-goes-here-nonce-goes-here-";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Nonce {
     digits: [u8; NONCE_LENGTH],
+    client: u32,
     sequence: u64,
 }
 
@@ -28,13 +30,18 @@ impl Nonce {
         let mut digits = [b'0'; NONCE_LENGTH];
         write_hexadecimal(&mut digits[..8], run.into());
         write_hexadecimal(&mut digits[8..16], client.into());
-        Nonce { digits, sequence: 0 }
+        Nonce { digits, client, sequence: 0 }
     }
 
     /// Moves on to the next request.
     pub fn advance(&mut self) {
         self.sequence += 1;
         write_hexadecimal(&mut self.digits[16..], self.sequence);
+    }
+
+    /// A number that differs between clients and between requests, and not between runs.
+    fn seed(&self) -> u64 {
+        (u64::from(self.client) << 32) ^ self.sequence
     }
 
     pub fn bytes(&self) -> &[u8; NONCE_LENGTH] {
@@ -83,6 +90,33 @@ impl Step {
     }
 }
 
+/// What a client asks, in one Bolt version: one request, or one of a mix.
+pub struct Requests {
+    all: Vec<Request>,
+    weights: Weights,
+}
+
+impl Requests {
+    pub fn new(plan: &Plan, version: Version) -> Requests {
+        let all = match plan.shape {
+            Shape::Mix => {
+                plan.mix.iter().map(|query| Request::new(plan, version, Some(query))).collect()
+            }
+            _ => vec![Request::new(plan, version, None)],
+        };
+        Requests { all, weights: Weights::new(plan.mix.iter().map(|query| query.weight)) }
+    }
+
+    /// Which of the requests goes with a nonce.
+    pub fn pick(&self, nonce: &Nonce) -> usize {
+        if self.all.len() > 1 { self.weights.pick(nonce.seed()) } else { 0 }
+    }
+
+    pub fn at(&self, place: usize) -> &Request {
+        &self.all[place]
+    }
+}
+
 /// One request of a shape in one Bolt version.
 pub struct Request {
     pub steps: Vec<Step>,
@@ -92,19 +126,23 @@ pub struct Request {
     pub records: Option<u64>,
     /// A record is the nonce and nothing else, so it can be compared as a whole.
     pub is_nonce_alone: bool,
+    /// Every record has to hold the nonce.
+    pub has_nonce: bool,
 }
 
 impl Request {
-    pub fn new(plan: &Plan, version: Version) -> Request {
-        let extra = encode_extra(plan);
+    fn new(plan: &Plan, version: Version, query: Option<&MixQuery>) -> Request {
+        let is_read = plan.is_read || query.is_some_and(|query| query.read);
+        let extra = encode_extra(plan.database.as_deref(), is_read);
         let begin = message::encode_begin(&extra);
         let pull = message::encode_pull(version, plan.fetch_size);
+        let text = query.map_or(plan.query(), |query| &query.text);
         let in_tx = matches!(plan.shape, Shape::Tx { .. });
         let own_extra: &[u8] = if in_tx { &[0xA0] } else { &extra };
-        let run = message::encode_run(plan.query(), &encode_parameters(plan), own_extra);
+        let run = message::encode_run(text, &encode_parameters(plan, query), own_extra);
         let commit = message::COMMIT;
         let steps = match plan.shape {
-            Shape::Auto | Shape::Rows { .. } => {
+            Shape::Auto | Shape::Rows { .. } | Shape::Login | Shape::Mix => {
                 vec![Step::new(&[&run, &pull], &[Due::Run, Due::Pull])]
             }
             Shape::Tx { pipelined_begin: false } => vec![
@@ -117,45 +155,58 @@ impl Request {
                 Step::new(&[commit], &[Due::Commit]),
             ],
         };
-        let is_own = plan.query.is_none();
+        let is_own = plan.query.is_none() && query.is_none();
         let is_nonce_alone = is_own && !matches!(plan.shape, Shape::Rows { .. });
-        Request { steps, pull, records: records_expected(plan), is_nonce_alone }
+        Request {
+            steps,
+            pull,
+            records: records_expected(plan, query),
+            is_nonce_alone,
+            has_nonce: query.is_none_or(|query| mix::returns_nonce(&query.text)),
+        }
     }
 }
 
 /// Of the shapes' own queries and of the synthetic server's `ROWS n size` the number is known.
-fn records_expected(plan: &Plan) -> Option<u64> {
-    match (&plan.query, plan.shape) {
+fn records_expected(plan: &Plan, query: Option<&MixQuery>) -> Option<u64> {
+    let text = query.map(|query| &query.text).or(plan.query.as_ref());
+    match (text, plan.shape) {
         (None, Shape::Rows { rows }) => Some(rows),
         (None, _) => Some(1),
         (Some(query), _) => query.strip_prefix("ROWS ")?.split(' ').next()?.parse().ok(),
     }
 }
 
-fn encode_parameters(plan: &Plan) -> Vec<u8> {
+/// The nonce comes first: what follows may be longer than a chunk.
+fn encode_parameters(plan: &Plan, query: Option<&MixQuery>) -> Vec<u8> {
     let mut writer = Writer::new();
     let rows = match plan.shape {
         Shape::Rows { rows } => Some(rows),
-        Shape::Auto | Shape::Tx { .. } => None,
+        Shape::Auto | Shape::Tx { .. } | Shape::Login | Shape::Mix => None,
     };
-    writer.map_header(1 + usize::from(rows.is_some()));
-    writer.string("nonce");
+    let others = query.map_or(0, |query| query.parameters.len());
+    writer.map_header(1 + usize::from(rows.is_some()) + others);
+    writer.string(mix::NONCE);
     writer.string(std::str::from_utf8(&PLACEHOLDER).expect("the placeholder is ASCII"));
     if let Some(rows) = rows {
         writer.string("rows");
         writer.int(i64::try_from(rows).unwrap_or(i64::MAX));
     }
+    for (name, value) in query.into_iter().flat_map(|query| &query.parameters) {
+        writer.string(name);
+        value.write(&mut writer);
+    }
     writer.into_bytes()
 }
 
-fn encode_extra(plan: &Plan) -> Vec<u8> {
+fn encode_extra(database: Option<&str>, is_read: bool) -> Vec<u8> {
     let mut writer = Writer::new();
-    writer.map_header(usize::from(plan.is_read) + usize::from(plan.database.is_some()));
-    if plan.is_read {
+    writer.map_header(usize::from(is_read) + usize::from(database.is_some()));
+    if is_read {
         writer.string("mode");
         writer.string("r");
     }
-    if let Some(database) = &plan.database {
+    if let Some(database) = database {
         writer.string("db");
         writer.string(database);
     }
@@ -169,7 +220,7 @@ mod tests {
     use crate::wire::packstream::Reader;
 
     fn request(plan: Plan) -> Request {
-        Request::new(&plan, Version::new(5, 4))
+        Request::new(&plan, Version::new(5, 4), None)
     }
 
     fn written(step: &Step, nonce: &Nonce) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! What all clients of a target say alike: proposals, login, requests. Pure.
 
 use super::plan::{Plan, Target};
-use super::request::Request;
+use super::request::Requests;
 use crate::wire::handshake;
 use crate::wire::message::{self, Auth, Notifications, ServerHello};
 use crate::wire::version::Version;
@@ -20,13 +20,13 @@ pub struct Script {
     plan: Rc<Plan>,
     target: Target,
     /// Of the version last negotiated; servers do not change theirs, except when they are upgraded.
-    request: RefCell<Option<(Version, Rc<Request>)>>,
+    requests: RefCell<Option<(Version, Rc<Requests>)>>,
 }
 
 impl Script {
     pub fn new(plan: Rc<Plan>, target: usize) -> Script {
         let target = plan.targets[target].clone();
-        Script { plan, target, request: RefCell::new(None) }
+        Script { plan, target, requests: RefCell::new(None) }
     }
 
     pub fn target(&self) -> &Target {
@@ -52,14 +52,14 @@ impl Script {
         versions.iter().copied().filter(|version| self.accepts(*version)).max()
     }
 
-    pub fn request(&self, version: Version) -> Rc<Request> {
-        let mut kept = self.request.borrow_mut();
+    pub fn requests(&self, version: Version) -> Rc<Requests> {
+        let mut kept = self.requests.borrow_mut();
         match &*kept {
-            Some((of, request)) if *of == version => request.clone(),
+            Some((of, requests)) if *of == version => requests.clone(),
             _ => {
-                let request = Rc::new(Request::new(&self.plan, version));
-                *kept = Some((version, request.clone()));
-                request
+                let requests = Rc::new(Requests::new(&self.plan, version));
+                *kept = Some((version, requests.clone()));
+                requests
             }
         }
     }

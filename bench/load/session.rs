@@ -8,7 +8,7 @@
 //! the clock or any count. A session is for one connection; the nonce goes on over connections.
 
 use super::inbox::Inbox;
-use super::request::{Due, NONCE_LENGTH, Nonce, Request};
+use super::request::{Due, NONCE_LENGTH, Nonce, Request, Requests};
 use super::script::Script;
 use crate::wire::handshake::{self, Choice};
 use crate::wire::message::{self, Failure, tag};
@@ -84,10 +84,11 @@ pub struct Session {
     inbox: Inbox,
     phase: Phase,
     version: Option<Version>,
-    request: Option<Rc<Request>>,
+    requests: Option<Rc<Requests>>,
     /// The handshake's bytes as far as they have come.
     handshake: Vec<u8>,
     // Of the request that is being answered:
+    picked: usize,
     step: usize,
     place: usize,
     records: u64,
@@ -106,8 +107,9 @@ impl Session {
             inbox: Inbox::default(),
             phase: Phase::Version,
             version: None,
-            request: None,
+            requests: None,
             handshake: Vec::new(),
+            picked: 0,
             step: 0,
             place: 0,
             records: 0,
@@ -132,12 +134,13 @@ impl Session {
 
     /// The first bytes of the next request; to be called after `LoggedIn` or `Answered`.
     pub fn ask(&mut self, out: &mut BytesMut) {
-        let request = self.request.as_ref().expect("logged in, so the version is known");
+        let requests = self.requests.as_ref().expect("logged in, so the version is known");
         self.nonce.advance();
+        self.picked = requests.pick(&self.nonce);
         (self.step, self.place, self.records) = (0, 0, 0);
         (self.failure, self.is_mismatch) = (None, false);
         self.phase = Phase::Busy;
-        request.steps[0].write(&self.nonce, out);
+        requests.at(self.picked).steps[0].write(&self.nonce, out);
     }
 
     /// Takes what the server sent; what is to be sent back at once is appended to `out`.
@@ -186,7 +189,7 @@ impl Session {
         }
         self.handshake = Vec::new();
         self.version = Some(version);
-        self.request = Some(self.script.request(version));
+        self.requests = Some(self.script.requests(version));
         self.phase = Phase::Login(self.script.write_login(version, out));
         Ok(())
     }
@@ -230,11 +233,12 @@ impl Session {
         payload: &[u8],
         out: &mut BytesMut,
     ) -> Result<Event, Fault> {
-        let request = self.request.clone().expect("busy, so the version is known");
+        let requests = self.requests.clone().expect("busy, so the version is known");
+        let request = requests.at(self.picked);
         let due = request.steps[self.step].due;
         match (came, due[self.place]) {
             (tag::RECORD, Due::Pull) if self.failure.is_none() => {
-                self.check_record(&request, payload);
+                self.check_record(request, payload);
                 return Ok(Event::Waiting);
             }
             (tag::SUCCESS, Due::Pull) if self.failure.is_none() => {
@@ -256,7 +260,7 @@ impl Session {
             _ => return Err(Fault::Unexpected("a message that is no response")),
         }
         self.place += 1;
-        if self.place < due.len() { Ok(Event::Waiting) } else { Ok(self.end_step(&request, out)) }
+        if self.place < due.len() { Ok(Event::Waiting) } else { Ok(self.end_step(request, out)) }
     }
 
     fn end_step(&mut self, request: &Request, out: &mut BytesMut) -> Event {
@@ -280,6 +284,9 @@ impl Session {
     /// Looks first where the last record had the nonce: all records of a result are alike.
     fn check_record(&mut self, request: &Request, payload: &[u8]) {
         self.records += 1;
+        if !request.has_nonce {
+            return;
+        }
         let nonce = &self.nonce.bytes()[..];
         let is_own = if request.is_nonce_alone {
             payload.strip_prefix(&NONCE_RECORD) == Some(nonce)

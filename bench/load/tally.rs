@@ -28,6 +28,8 @@ pub struct Tally {
     pub errors: BTreeMap<String, u64>,
     /// Answers that belong to another request.
     pub mismatches: u64,
+    /// Starts of the open loop that were due, and for which no client was free before the end.
+    pub unasked: u64,
 }
 
 impl Default for Tally {
@@ -38,14 +40,17 @@ impl Default for Tally {
             records: 0,
             errors: BTreeMap::new(),
             mismatches: 0,
+            unasked: 0,
         }
     }
 }
 
 impl Tally {
-    pub fn answered(&mut self, latency: Duration, records: u64, is_in_time: bool) {
+    /// A right answer; without a latency if it was asked for before the clock started.
+    pub fn answered(&mut self, latency: Option<Duration>, records: u64, is_in_time: bool) {
         self.requests += u64::from(is_in_time);
         self.records += if is_in_time { records } else { 0 };
+        let Some(latency) = latency else { return };
         self.latency.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
     }
 
@@ -61,6 +66,7 @@ impl Tally {
         self.requests += other.requests;
         self.records += other.records;
         self.mismatches += other.mismatches;
+        self.unasked += other.unasked;
         self.latency.add(&other.latency).expect("all histograms have the same bounds");
         for (kind, count) in &other.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
@@ -84,16 +90,18 @@ mod tests {
     #[test]
     fn tallies_add_up_and_late_answers_show_only_in_the_latency() {
         let (mut one, mut two) = (Tally::default(), Tally::default());
-        one.answered(Duration::from_millis(2), 1, true);
+        one.answered(Some(Duration::from_millis(2)), 1, true);
         one.error("closed");
-        two.answered(Duration::from_secs(7_200), 5, false);
+        two.answered(Some(Duration::from_secs(7_200)), 5, false);
+        two.answered(None, 7, false);
+        two.unasked = 2;
         two.error("closed");
         two.error(String::from("Neo.X"));
         two.mismatches = 3;
         one.add(&two);
         assert_eq!((one.requests, one.records, one.mismatches, one.errors_total()), (1, 1, 3, 3));
         assert_eq!(one.errors["closed"], 2);
-        assert_eq!(one.latency.len(), 2);
+        assert_eq!((one.latency.len(), one.unasked), (2, 2));
         assert!((one.quantile_ms(0.5) - 2.0).abs() < 0.01);
         assert!((one.max_ms() / 3_600_000.0 - 1.0).abs() < 0.01);
     }

@@ -1,6 +1,7 @@
 //! Whole runs against a small server of threads that can be told to misbehave.
 
 use super::*;
+use crate::synthetic::{Options, Server};
 use crate::wire::chunk::{Scanner, chunked, payload};
 use crate::wire::message::{IGNORED, SUCCESS_EMPTY, tag};
 use crate::wire::packstream::Writer;
@@ -154,6 +155,10 @@ fn two_targets_are_measured_in_every_round_and_compared() {
     let json = report.to_json();
     assert_eq!(json["targets"][1]["rounds"].as_array().unwrap().len(), 2);
     assert!(json["targets"][1]["ratio_to_first"]["p99"]["median"].is_number());
+    assert_eq!(report.to_svg().matches("<polyline").count(), 2);
+    let hgrm = report.to_hgrm();
+    let total = format!("= {:>12}]", report.targets[1].tally.latency.len());
+    assert!(hgrm.contains("# target target-1\n") && hgrm.contains(&total), "{hgrm}");
     let table = report.to_table();
     assert!(table.contains("target-1") && table.contains("CPU us/request"), "{table}");
 }
@@ -167,6 +172,92 @@ fn transactions_are_whole_requests() {
         assert!(report.is_clean(), "{}", report.to_table());
         assert!(report.targets[0].requests() > 100);
     }
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate_and_shows_a_stall() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.rate, plan.rounds, plan.slot) = (Some(400.0), 1, Duration::from_millis(500));
+    plan.ramp = Duration::from_millis(200);
+    let report = run_quietly(&plan);
+    let target = &report.targets[0];
+    assert!(report.is_clean(), "{}", report.to_table());
+    // 200 are due on the clock; a machine that is busy answers the last ones behind it.
+    assert!((100..=201).contains(&target.requests()), "{}", target.requests());
+    assert_eq!(target.tally.latency.len() + target.tally.unasked, 200);
+    // Two clients and 50 ms for each answer: no more than 40 per second of the 400 are asked.
+    plan.ramp = Duration::ZERO;
+    (plan.clients, plan.query) = (2, Some("SLEEP 50 RETURN $nonce".into()));
+    let report = run_quietly(&plan);
+    let target = &report.targets[0];
+    assert!(target.requests() <= 22 && target.tally.unasked > 150, "{}", report.to_table());
+    let slowest = target.tally.max_ms();
+    assert!(slowest > 300.0, "the wait for a client is in the latency: {slowest}");
+    assert!(report.to_table().contains("no client was free"));
+    server.stop();
+}
+
+#[test]
+fn a_count_of_requests_ends_the_run_and_clients_think() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.requests, plan.slot, plan.rounds) = (Some(101), Duration::from_secs(60), 2);
+    plan.think = Duration::from_millis(3);
+    let report = run_quietly(&plan);
+    assert!(report.is_clean() && !report.was_stopped, "{}", report.to_table());
+    let target = &report.targets[0];
+    assert_eq!((target.requests(), server.stats().queries), (101, 101));
+    // Every client asks ten times a round and pauses in between.
+    assert!(target.seconds >= 2.0 * 9.0 * 0.003, "{}", target.seconds);
+    server.stop();
+}
+
+#[test]
+fn rows_come_in_pages_and_are_counted() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.shape, plan.fetch_size) = (Shape::Rows { rows: 50 }, 20);
+    plan.query = Some("ROWS 50 100".into());
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    assert_eq!(report.targets[0].tally.records, 50 * report.targets[0].requests());
+    server.stop();
+}
+
+#[test]
+fn a_mix_draws_all_its_queries_and_checks_the_nonce() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    plan.shape = Shape::Mix;
+    plan.mix = mix::parse(include_str!("mix.toml"), false).unwrap();
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    let entries = server.ledger();
+    for query in &plan.mix {
+        let times = entries.iter().filter(|entry| entry.query == query.text).count();
+        let share = times as f64 / entries.len() as f64;
+        // Hundreds of draws: half or double of its part is out of reach of chance.
+        let wanted = f64::from(query.weight) / 10.0;
+        assert!((wanted / 2.0..wanted * 2.0).contains(&share), "{}: {share}", query.text);
+    }
+    // The server answers this one without the nonce.
+    plan.mix[0].text = "CREATE (n) RETURN n, $nonce".into();
+    assert!(run_quietly(&plan).has_mismatches());
+    server.stop();
+}
+
+#[test]
+fn a_login_is_a_connection_of_its_own_that_is_left() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.shape, plan.rounds) = (Shape::Login, 1);
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    let (requests, stats) = (report.targets[0].requests(), server.stats());
+    assert!(requests > 10 && stats.connections_total > requests, "{stats:?}");
+    assert_eq!(stats.connections_open, 0, "{stats:?}");
+    server.stop();
 }
 
 #[test]
@@ -222,10 +313,47 @@ fn a_wish_to_stop_ends_the_run_with_what_was_measured() {
 }
 
 #[test]
-fn a_target_that_nobody_can_log_in_to_is_an_error() {
+fn a_wish_to_stop_does_not_wait_for_slow_answers_nor_counts_them() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    plan.query = Some("SLEEP 60000 RETURN $nonce".into());
+    (plan.slot, plan.request_timeout) = (Duration::from_secs(60), Duration::from_secs(60));
+    let (stop, watched) = (plan.stop.clone(), &server);
+    let report = run(&plan, &mut |_| {
+        if watched.stats().queries >= 5 {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let report = report.unwrap();
+    assert!(report.was_stopped && report.targets[0].errors().is_empty(), "{}", report.to_table());
+    assert!(report.targets[0].seconds < 30.0);
+    server.stop();
+}
+
+#[test]
+fn a_silent_server_is_counted_and_a_wish_to_stop_ends_the_wait_for_it() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut plan = plan(&[silent.local_addr().unwrap()]);
+    plan.connect_timeout = Duration::from_millis(100);
+    let report = run_quietly(&plan);
+    let errors = report.targets[0].errors();
+    assert_eq!(errors.keys().collect::<Vec<_>>(), ["login: lost: no answer in time"]);
+    plan.connect_timeout = Duration::from_secs(3600);
+    let stop = plan.stop.clone();
+    let report = run(&plan, &mut |_| stop.store(true, Ordering::Relaxed)).unwrap();
+    assert!(report.targets[0].errors().is_empty() && !report.is_clean());
+}
+
+#[test]
+fn a_target_that_nobody_can_log_in_to_is_counted_and_the_others_measured() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let error = run(&plan(&[free]), &mut |_| {}).unwrap_err();
-    assert!(error.contains("target-0") && error.contains("1 x connect: Connection refused"));
+    let report = run_quietly(&plan(&[free, serve(Fault::Nothing)]));
+    let [lame, fine] = &report.targets[..] else { panic!("two targets were given") };
+    assert!(lame.is_lame && lame.rounds.iter().all(Option::is_none));
+    assert_eq!(lame.errors().values().sum::<u64>(), 1);
+    assert!(fine.requests() > 100 && !report.is_clean() && !report.was_stopped);
+    let table = report.to_table();
+    assert!(table.contains("was not measured") && table.contains("Connection refused"), "{table}");
     let many = Plan { clients: 60_000, ..plan(&vec![free; 400]) };
     let error = run(&many, &mut |_| {}).unwrap_err();
     assert!(error.contains("ulimit -n"), "{error}");

@@ -8,7 +8,9 @@
 //! but the channels and one live count. A request costs one read of the clock and no allocation.
 
 use super::client::Client;
+use super::pacer::Pacer;
 use super::plan::Plan;
+use super::schedule::{Schedule, Starts, part};
 use super::script::Script;
 use super::tally::Tally;
 use crate::transport::driver::{Driver, DriverHandle, Options};
@@ -17,6 +19,7 @@ use crate::wire::version::Version;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::{Future, poll_fn};
 use std::io;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +29,8 @@ use std::time::Duration;
 
 /// How late a deadline may be noticed, and how often the live count moves.
 const SWEEP: Duration = Duration::from_millis(50);
+/// How long a run that is ended early waits for what is asked already.
+const STOP_GRACE: Duration = Duration::from_secs(1);
 /// Logins under way at a time on one thread: servers hash passwords slowly and accept in a queue.
 const LOGINS_MAX: usize = 64;
 /// Buffers for accepted sockets, of which there are none, and for ours: 16 MiB, touched when
@@ -42,8 +47,9 @@ pub enum Order {
     Try { target: usize },
     /// Connect and log in those clients of a target that are not.
     Connect { target: usize },
-    /// Ask for so long, then finish what is asked.
-    Run { target: usize, time: Duration },
+    /// Ask for so long, or so many requests on all threads, then finish what is asked. The ramp
+    /// comes before.
+    Run { target: usize, ramp: Duration, time: Duration, requests: Option<u64> },
     /// Finish what is asked now.
     Stop,
     /// Say GOODBYE and end.
@@ -62,6 +68,8 @@ pub enum Reply {
     Measured {
         tally: Box<Tally>,
         time: Duration,
+        /// It was not ended before its time or its number.
+        is_whole: bool,
     },
 }
 
@@ -94,8 +102,12 @@ pub struct Worker {
     order: Cell<(u64, Order)>,
     /// Came while another was carried out.
     early: Cell<Option<Order>>,
-    started: Cell<Duration>,
-    stop_at: Cell<Duration>,
+    starts: RefCell<Starts>,
+    /// No wait lasts longer: the order is ended early.
+    limit: Cell<Duration>,
+    /// Only where clients wait for moments.
+    pacer: Option<Pacer>,
+    thread: usize,
     /// Clients that have not done their part.
     remaining: Cell<usize>,
     control: RefCell<Option<Waker>>,
@@ -127,7 +139,12 @@ async fn work(assignment: Assignment) {
         Ok(driver) => driver,
         Err(error) => return reply(Reply::Failed(error)),
     };
-    let worker = Worker::new(driver, plan, run, thread);
+    let pacer = plan.is_paced().then(|| Pacer::start(driver.clone())).transpose();
+    let pacer = match pacer {
+        Ok(pacer) => pacer,
+        Err(error) => return reply(Reply::Failed(format!("no thread for the clock: {error}"))),
+    };
+    let worker = Worker::new(driver, plan, run, thread, pacer);
     reply(Reply::Ready(worker.driver.handle()));
     let mut mail = 0;
     while worker.order.get().1 != Order::End {
@@ -140,8 +157,34 @@ async fn work(assignment: Assignment) {
     }
 }
 
+/// Wakes the clients whose moments have come, until the thread ends.
+async fn keep_pace(worker: Rc<Worker>) {
+    let Some(pacer) = &worker.pacer else { return };
+    loop {
+        let due = poll_fn(|cx| match worker.order.get().1 {
+            Order::End => Poll::Ready(None),
+            _ => pacer.poll_due(cx).map(Some),
+        });
+        match due.await {
+            Some(slot) => worker.wake_slot(&worker.slots[slot]),
+            None => return,
+        }
+    }
+}
+
+/// Of an order in which nothing is asked.
+fn idle_starts(now: Duration) -> Starts {
+    Starts { schedule: None, counted_from: now, stop_at: now, left: None, next: 0, given_back: 0 }
+}
+
 impl Worker {
-    fn new(driver: Rc<Driver>, plan: Plan, run: u32, thread: usize) -> Rc<Worker> {
+    fn new(
+        driver: Rc<Driver>,
+        plan: Plan,
+        run: u32,
+        thread: usize,
+        pacer: Option<Pacer>,
+    ) -> Rc<Worker> {
         let plan = Rc::new(plan);
         let own: Vec<usize> = (thread..plan.clients).step_by(plan.threads).collect();
         let slot = || Slot { deadline: Cell::new(NEVER), waker: RefCell::new(None) };
@@ -151,8 +194,10 @@ impl Worker {
             version: Cell::new(None),
             order: Cell::new((0, Order::Stop)),
             early: Cell::new(None),
-            started: Cell::new(Duration::ZERO),
-            stop_at: Cell::new(Duration::ZERO),
+            starts: RefCell::new(idle_starts(Duration::ZERO)),
+            limit: Cell::new(NEVER),
+            pacer,
+            thread,
             remaining: Cell::new(0),
             control: RefCell::default(),
             slots: (0..own.len() * plan.targets.len()).map(|_| slot()).collect(),
@@ -160,6 +205,9 @@ impl Worker {
             login_queue: RefCell::default(),
             plan: plan.clone(),
         });
+        if worker.pacer.is_some() {
+            worker.driver.spawn(keep_pace(worker.clone()));
+        }
         for target in 0..plan.targets.len() {
             let script = Rc::new(Script::new(plan.clone(), target));
             for (place, number) in own.iter().enumerate() {
@@ -175,35 +223,76 @@ impl Worker {
     /// Hands an order to the clients it is for and waits until each has done its part.
     async fn carry_out(&self, order: Order, orders: &Receiver<Order>, live: &AtomicU64) -> Reply {
         let own = self.slots.len() / self.plan.targets.len();
-        let (target, slots, time) = match order {
-            Order::Try { target } | Order::Connect { target } => {
-                (target, target * own..(target + 1) * own, Duration::ZERO)
-            }
-            Order::Run { target, time } => (target, target * own..(target + 1) * own, time),
-            Order::Stop | Order::End => (0, 0..self.slots.len(), Duration::ZERO),
+        let of = |target: usize| (target, target * own..(target + 1) * own);
+        let (target, slots) = match order {
+            Order::Try { target } | Order::Connect { target } => of(target),
+            Order::Run { target, .. } => of(target),
+            Order::Stop | Order::End => (0, 0..self.slots.len()),
         };
-        let now = self.driver.now();
-        self.started.set(now);
-        self.stop_at.set(now + time);
+        self.starts.replace(self.starts_of(order));
+        self.limit.set(NEVER);
         self.remaining.set(slots.len());
         self.order.set((self.order.get().0 + 1, order));
-        self.slots[slots].iter().for_each(|slot| self.wake_slot(slot));
+        self.slots[slots.clone()].iter().for_each(|slot| self.wake_slot(slot));
+        let mut was_cut = false;
         while !self.is_done_after_a_while().await {
             self.sweep();
             live.store(self.tallies[target].borrow().requests, Ordering::Relaxed);
             if let Ok(early) = orders.try_recv() {
                 self.early.set(Some(early));
-                self.stop_at.set(self.stop_at.get().min(self.driver.now()));
+                was_cut = true;
+                self.cut_short(slots.clone());
             }
         }
-        let tally = self.tallies[target].take();
+        if let Some(pacer) = self.pacer.as_ref().filter(|_| order == Order::End) {
+            pacer.look();
+        }
+        let mut tally = self.tallies[target].take();
         live.store(tally.requests, Ordering::Relaxed);
-        match order {
-            Order::Run { .. } => {
-                let time = self.stop_at.get() - self.started.get();
-                Reply::Measured { tally: Box::new(tally), time }
+        let Order::Run { requests, .. } = order else {
+            return Reply::Connected { tally: Box::new(tally), version: self.version.get() };
+        };
+        let starts = self.starts.borrow();
+        tally.unasked = starts.unasked();
+        let end = if requests.is_some() { self.driver.now() } else { starts.stop_at };
+        let time = end.min(starts.stop_at).saturating_sub(starts.counted_from);
+        let is_whole = starts.left.map_or(!was_cut, |left| left == 0);
+        Reply::Measured { tally: Box::new(tally), time, is_whole }
+    }
+
+    /// Nothing is started any more, and what is under way has a moment left.
+    fn cut_short(&self, slots: Range<usize>) {
+        let now = self.driver.now();
+        let stop_at = self.stop_at().min(now);
+        self.starts.borrow_mut().stop_at = stop_at;
+        self.limit.set(now + STOP_GRACE);
+        for slot in &self.slots[slots] {
+            let deadline = slot.deadline.get();
+            if deadline != NEVER {
+                slot.deadline.set(deadline.min(self.limit.get()));
             }
-            _ => Reply::Connected { tally: Box::new(tally), version: self.version.get() },
+            // Some wait for a moment that is far away.
+            self.wake_slot(slot);
+        }
+    }
+
+    /// The order is ended early: what has no answer then is nobody's error.
+    pub fn is_cut(&self) -> bool {
+        self.limit.get() != NEVER
+    }
+
+    fn starts_of(&self, order: Order) -> Starts {
+        let began = self.driver.now();
+        let Order::Run { ramp, time, requests, .. } = order else { return idle_starts(began) };
+        let (thread, threads) = (self.thread, self.plan.threads);
+        let schedule = |per_second| Schedule { began, ramp, per_second, thread, threads };
+        Starts {
+            schedule: self.plan.rate.map(schedule),
+            counted_from: began + ramp,
+            stop_at: began + ramp + time,
+            left: requests.map(|requests| part(requests, thread, threads)),
+            next: 0,
+            given_back: 0,
         }
     }
 
@@ -234,7 +323,7 @@ impl Worker {
         }
     }
 
-    fn keep_waker(&self, slot: usize, cx: &Context<'_>) {
+    pub fn keep_waker(&self, slot: usize, cx: &Context<'_>) {
         let mut waker = self.slots[slot].waker.borrow_mut();
         match &mut *waker {
             Some(waker) => waker.clone_from(cx.waker()),
@@ -280,11 +369,23 @@ impl Worker {
 
     /// Until when requests may start.
     pub fn stop_at(&self) -> Duration {
-        self.stop_at.get()
+        self.starts.borrow().stop_at
+    }
+
+    pub fn starts(&self) -> RefMut<'_, Starts> {
+        self.starts.borrow_mut()
+    }
+
+    /// Wakes the client of this slot at `at`, or when its round ends.
+    pub fn remind(&self, at: Duration, slot: usize) {
+        if let Some(pacer) = &self.pacer {
+            pacer.add(at.min(self.stop_at()), slot);
+        }
     }
 
     pub fn set_deadline(&self, slot: usize, at: Duration) {
-        self.slots[slot].deadline.set(at);
+        let limit = if at == NEVER { NEVER } else { self.limit.get() };
+        self.slots[slot].deadline.set(at.min(limit));
     }
 
     /// Ready when the slot's deadline has passed.

@@ -34,6 +34,14 @@ impl Cleaner {
         Cleaner { scanner, due, loose }
     }
 
+    /// Looks at bytes that came before RESET was sent: nothing in them can be its answer.
+    pub fn feed_early(&mut self, bytes: &[u8]) -> Cleaned {
+        match self.feed(bytes) {
+            Cleaned::Clean => Cleaned::Broken(Discard::Unread),
+            other => other,
+        }
+    }
+
     /// Looks at the next bytes from the server.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Cleaned {
         let mut state = Cleaned::NotYet;
@@ -105,6 +113,13 @@ mod tests {
         for cut in 0..=answers.len() {
             assert_eq!(verdict(1, &answers, cut), Cleaned::Clean, "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn an_answer_before_the_reset_proves_nothing() {
+        let mut cleaner = Cleaner::new(Scanner::default(), None, 1);
+        assert_eq!(cleaner.feed_early(IGNORED), Cleaned::NotYet);
+        assert_eq!(cleaner.feed_early(SUCCESS_EMPTY), Cleaned::Broken(Discard::Unread));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::backend::pool::{
 use crate::backend::{Discard, KnownServer, Refusal};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
-use crate::transport::driver::Driver;
+use crate::transport::driver::{Driver, TICK};
 use crate::wire::message::RESET;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -31,6 +31,13 @@ mod sharing;
 
 /// How often lifetimes and idle limits are looked at: they are minutes.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often messages that found another shard's ring full are tried again: a busy shard empties
+/// its ring once per tick.
+const FLUSH_EVERY: Duration = TICK;
+
+/// What the ring has told is believed for so long; then a checkout looks again, so that a server
+/// that has ended is seen before the first byte. A busy shard looks much more often by itself.
+const STALE_AFTER: Duration = Duration::from_millis(1);
 
 /// What the shell needs to know.
 #[derive(Clone, Debug)]
@@ -63,6 +70,7 @@ pub struct Backend {
     keeper: RefCell<Option<Waker>>,
     keeper_due: Cell<Duration>,
     is_noticed: Cell<bool>,
+    caught_up_at: Cell<Duration>,
 }
 
 impl Backend {
@@ -91,6 +99,7 @@ impl Backend {
             keeper: RefCell::new(None),
             keeper_due: Cell::new(Duration::ZERO),
             is_noticed: Cell::new(false),
+            caught_up_at: Cell::new(Duration::ZERO),
         });
         driver.spawn(keep(backend.clone()));
         backend
@@ -146,6 +155,10 @@ impl Backend {
 
     /// An idle connection, if it is still quiet.
     fn check_out(self: &Rc<Self>, id: ServerId) -> Option<Lease> {
+        let now = self.now();
+        if now.saturating_sub(self.caught_up_at.replace(now)) > STALE_AFTER {
+            self.driver.catch_up();
+        }
         let conn = self.conns.borrow_mut().remove(&id)?;
         if conn.is_quiet() {
             return Some(Lease::new(self.clone(), id, conn));
@@ -219,12 +232,14 @@ impl Backend {
         rest: &[u8],
     ) {
         self.pool.borrow_mut().begin_cleaning(id);
+        let mut state = cleaner.feed_early(rest);
+        while state == Cleaned::NotYet
+            && let Some(chunk) = conn.take_received()
+        {
+            state = cleaner.feed_early(&chunk);
+        }
         conn.send([Chunk::from_static(RESET)]);
         let backend = self.clone();
-        let mut state = match rest.is_empty() {
-            true => Cleaned::NotYet,
-            false => cleaner.feed(rest),
-        };
         self.driver.spawn(async move {
             let driver = &backend.driver;
             let answered = connection::within(driver, backend.options.reset_within, async {
@@ -286,6 +301,7 @@ impl Backend {
                 self.learn(&dialed.hello, &identity);
                 self.keep_idle(id, dialed.conn);
                 self.renew(identity.fingerprint);
+                drop(identity); // the pool counts who still knows a private one
                 self.pool.borrow_mut().dialed(id, self.now());
                 return self.carry_out();
             }
@@ -322,19 +338,20 @@ impl Backend {
 
     fn grant(self: &Rc<Self>, ticket: Ticket, id: ServerId) {
         let lease = self.check_out(id);
-        match (self.waiting.borrow_mut().get_mut(&ticket), lease) {
-            (Some(slot), lease) => {
-                // A connection that ended on its way is like one that was lost before the first
-                // byte.
-                let lost = || Refusal::Unreachable("the connection ended before its use".into());
-                slot.result = Some(lease.ok_or_else(lost));
-                if let Some(waker) = slot.waker.take() {
-                    self.driver.note_wake();
-                    waker.wake();
-                }
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(slot) = waiting.get_mut(&ticket) else {
+            drop(waiting); // whoever gets the connection now is woken through it
+            if let Some(lease) = lease {
+                lease.check_in();
             }
-            (None, Some(lease)) => lease.check_in(),
-            (None, None) => {}
+            return;
+        };
+        // A connection that ended on its way is like one that was lost before the first byte.
+        let lost = || Refusal::Unreachable("the connection ended before its use".into());
+        slot.result = Some(lease.ok_or_else(lost));
+        if let Some(waker) = slot.waker.take() {
+            self.driver.note_wake();
+            waker.wake();
         }
     }
 
@@ -414,7 +431,8 @@ async fn keep(backend: Rc<Backend>) {
         backend.forget_expired_logins(now);
         backend.carry_out();
         let due = backend.pool.borrow().next_deadline();
-        let due = due.unwrap_or(Duration::MAX).min(now + SWEEP_EVERY);
+        let look = if backend.peers.borrow_mut().flush() { SWEEP_EVERY } else { FLUSH_EVERY };
+        let due = due.unwrap_or(Duration::MAX).min(now + look);
         backend.keeper_due.set(due);
         let timer = backend.driver.sleep(due.saturating_sub(now));
         let noticed = poll_fn(|cx| {

@@ -91,17 +91,24 @@ impl Peers {
         self.outgoing.len()
     }
 
-    /// Sends, or keeps until there is room; wakes the other shard.
-    pub fn send(&mut self, to: usize, message: PeerMessage) {
-        if let Some(Some(outgoing)) = self.outgoing.get_mut(to) {
-            outgoing.backlog.push_back(message);
-            outgoing.flush();
-        }
+    /// Sends, or keeps until `flush` finds room and returns false; wakes the other shard.
+    pub fn send(&mut self, to: usize, message: PeerMessage) -> bool {
+        let Some(Some(outgoing)) = self.outgoing.get_mut(to) else { return true };
+        outgoing.backlog.push_back(message);
+        outgoing.flush();
+        outgoing.backlog.is_empty()
+    }
+
+    /// Sends what found a ring full; false if something still does. Nobody tells when there is room
+    /// again: try soon.
+    pub fn flush(&mut self) -> bool {
+        self.outgoing.iter_mut().flatten().for_each(Outgoing::flush);
+        self.outgoing.iter().flatten().all(|outgoing| outgoing.backlog.is_empty())
     }
 
     /// The next message of any shard.
     pub fn receive(&mut self) -> Option<PeerMessage> {
-        self.outgoing.iter_mut().flatten().for_each(Outgoing::flush);
+        self.flush();
         self.incoming.iter_mut().find_map(|incoming| incoming.pop().ok())
     }
 }
@@ -119,5 +126,34 @@ impl Outgoing {
         if has_sent && let Some(wake) = &self.wake {
             wake.ring();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_found_the_ring_full_is_sent_later_and_in_order() {
+        let mut shards = Peers::connect(2);
+        let (mut second, mut first) = (shards.pop().unwrap(), shards.pop().unwrap());
+        let count = PEER_SLOTS as u64 * 2 + 1;
+        for client in 0..count {
+            let key = Fingerprint([1; 32]);
+            first.send(1, PeerMessage::Ask { key, client, shard: 0 });
+        }
+        let mut heard = Vec::new();
+        let mut is_flushed = false;
+        while !is_flushed {
+            assert!(heard.len() < count as usize);
+            while let Some(PeerMessage::Ask { client, .. }) = second.receive() {
+                heard.push(client);
+            }
+            is_flushed = first.flush();
+        }
+        while let Some(PeerMessage::Ask { client, .. }) = second.receive() {
+            heard.push(client);
+        }
+        assert_eq!(heard, (0..count).collect::<Vec<_>>());
     }
 }

@@ -19,6 +19,7 @@
 
 mod balance;
 mod orders;
+mod refusals;
 
 use crate::backend::identity::{Fingerprint, Identity};
 use crate::backend::permits::Permits;
@@ -96,8 +97,12 @@ struct Entry {
     key: u32,
     state: State,
     born: Duration,
-    /// When it was last returned.
+    /// When a client last returned it, or it came here.
     used: Duration,
+    /// When it was last known to be READY.
+    proved: Duration,
+    /// Being cleaned because it lay idle for long, not because a client left it so.
+    is_probed: bool,
     expires: Duration,
     /// The shard that gets the permit when it has closed.
     pass_to: Option<usize>,
@@ -230,7 +235,11 @@ impl Pool {
         }
         let entry = self.entry(id).expect("looked up just now");
         let (key, expires) = (entry.key, entry.expires);
-        entry.used = now;
+        entry.proved = now;
+        // Else a probe would keep a connection from its idle limit for ever.
+        if !std::mem::take(&mut entry.is_probed) {
+            entry.used = now;
+        }
         let was_counted = std::mem::take(&mut entry.is_counted);
         self.counters.returned += u64::from(was_counted);
         if self.is_draining {

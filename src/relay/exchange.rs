@@ -13,7 +13,7 @@ use crate::relay::close::CloseReason;
 use crate::relay::session::{Action, Context, Decision, Relay, Release, Reply, Request, Session};
 use crate::wire::chunk::{self, Kind, Scanner};
 use crate::wire::message::{FieldScan, IGNORED, tag};
-use bytes::Bytes;
+use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
@@ -81,7 +81,7 @@ pub struct Exchange {
     arriving: Arriving,
     /// First half of a chunk header between messages: client's, server's.
     loose: [Option<u8>; 2],
-    hold: Vec<u8>,
+    hold: BytesMut,
     /// Wire bytes of each held request in `hold`.
     lengths: VecDeque<usize>,
     /// Reads RUN's extra map in passing, of a request that does not arrive at once.
@@ -101,7 +101,7 @@ impl Exchange {
             fate: Fate::Undecided,
             arriving: Arriving::Undecided,
             loose: [None, None],
-            hold: Vec::new(),
+            hold: BytesMut::new(),
             lengths: VecDeque::new(),
             scan: None,
             stash: Vec::new(),
@@ -253,12 +253,12 @@ impl Exchange {
         // What was held before may have been dropped meanwhile, and nothing was added.
         let kept = if self.lengths.is_empty() { before } else { 0 };
         self.hold = hold;
-        self.hold.drain(..kept);
+        self.hold.advance(kept);
         let before = before - kept;
         match decision {
             Decision::Forward => {
                 let bytes = self.hold.split_off(before);
-                fx.to_server_copied(bytes.into());
+                fx.to_server_copied(bytes.freeze());
                 self.fate = Fate::Forward;
             }
             Decision::Hold => {
@@ -323,7 +323,8 @@ impl Exchange {
         if self.session.planted.has(Bug::ReplayRun) && self.session.replay_run(why) {
             let bytes = mem::take(&mut self.replay);
             self.lengths.push_front(bytes.len());
-            self.hold.splice(..0, bytes);
+            let behind = mem::replace(&mut self.hold, BytesMut::from(&bytes[..]));
+            self.hold.unsplit(behind);
         }
         self.session.server_lost(why);
         self.after(cx, fx);
@@ -336,6 +337,9 @@ impl Exchange {
             self.fate = Fate::Drop;
         }
         while self.session.can_retry() && self.retry(cx, fx) {}
+        if self.hold.is_empty() {
+            self.hold = BytesMut::new(); // an idle client keeps no buffer
+        }
     }
 
     /// Decides on the oldest held request again; false if it has to stay.
@@ -358,17 +362,14 @@ impl Exchange {
             return false;
         }
         self.lengths.pop_front();
-        let bytes: Vec<u8> = self.hold.drain(..length).collect();
+        let bytes = self.hold.split_to(length);
         if !is_whole {
             let is_forward = decision == Decision::Forward;
             self.fate = if is_forward { Fate::Forward } else { Fate::Drop };
         }
-        if self.hold.is_empty() {
-            self.hold = Vec::new(); // an idle client keeps no buffer
-        }
         self.run_actions(fx, &[]);
         if decision == Decision::Forward {
-            fx.to_server_copied(bytes.into());
+            fx.to_server_copied(bytes.freeze());
         }
         true
     }
@@ -390,7 +391,7 @@ impl Exchange {
 
     fn drop_held(&mut self, count: usize) {
         let held: usize = self.lengths.drain(..count.min(self.lengths.len())).sum();
-        self.hold.drain(..held.min(self.hold.len()));
+        self.hold.advance(held.min(self.hold.len()));
     }
 
     fn release(&mut self, how: Release, rest: &[u8], fx: &mut impl Effects) {

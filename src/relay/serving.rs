@@ -34,6 +34,8 @@ pub struct Serving {
     /// What time means for this client: no login by then, no progress since.
     login_by: Option<Duration>,
     progress_at: Duration,
+    /// Whether it may send more, as of the last look.
+    is_read: bool,
     timer: Option<(Duration, Pin<Box<Sleep>>)>,
     own_address: Box<str>,
     /// The shard's account of what is held for this client.
@@ -65,6 +67,7 @@ impl Serving {
             },
             login_by: Some(login_by),
             progress_at: world.driver.now(),
+            is_read: true,
             timer: None,
             own_address: "".into(),
             held: None,
@@ -94,6 +97,7 @@ impl Serving {
                 self.poll_waits(stream, cx);
                 moved += self.poll_server(stream, cx);
                 moved += self.poll_client(stream, cx);
+                self.account(stream);
             }
             if self.exchange.session.is_serving() {
                 present.serve();
@@ -123,9 +127,11 @@ impl Serving {
             let identity = identity.clone();
             self.outside.login = None;
             let is_expired = outcome == LoginOutcome::Failed(Refusal::Expired);
-            let identity = match is_expired || identity.is_private {
-                true => self.outside.make_private(&identity),
-                false => identity,
+            let identity = match (identity.is_private, is_expired) {
+                // The pool knows by this very value that its client is still there.
+                (true, _) => self.outside.own(identity),
+                (false, true) => self.outside.make_private(&identity),
+                (false, false) => identity,
             };
             self.event(stream, None, |exchange, cx, wires| {
                 exchange.session.login_done(identity, &outcome, cx);
@@ -136,6 +142,7 @@ impl Serving {
             && let Poll::Ready(result) = self.world.backend.poll_lease(ticket, cx)
         {
             self.outside.ticket = None;
+            self.progress_at = self.world.driver.now(); // it may have been kept from going on
             self.event(stream, None, |exchange, cx, wires| match result {
                 Ok(lease) => {
                     wires.outside.lease = Some(lease);
@@ -194,7 +201,12 @@ impl Serving {
     fn poll_client(&mut self, stream: &Stream, cx: &mut Context<'_>) -> usize {
         let mut moved = 0;
         while self.outside.closing.is_none() && moved <= TURN_BYTES_MAX {
-            let received = match self.may_read(stream, cx) {
+            let may_read = self.may_read(stream, cx);
+            if may_read && !self.is_read {
+                self.progress_at = self.world.driver.now(); // it was kept from going on
+            }
+            self.is_read = may_read;
+            let received = match may_read {
                 true => stream.poll_recv(cx),
                 false => {
                     if stream.poll_dead(cx).is_ready() {
@@ -239,7 +251,10 @@ impl Serving {
             },
             None => true,
         };
-        has_way && self.may_hold() && stream.queued_bytes() < ANSWERS_BYTES_MAX
+        // Without a lease nobody else waits until the answers have gone.
+        let can_answer =
+            stream.queued_bytes() < ANSWERS_BYTES_MAX || stream.poll_ready(cx).is_ready();
+        has_way && self.may_hold() && can_answer
     }
 
     /// Deadlines. Ready if one has passed and something may have changed.
@@ -269,13 +284,18 @@ impl Serving {
     fn due(&self) -> Option<Duration> {
         let options = &self.world.options;
         let session = self.exchange.session.deadline(&options.limits);
-        let is_mid = self.exchange.is_mid_request();
-        let message = is_mid.then_some(self.progress_at + options.message_within);
+        let message = self.is_stalling().then_some(self.progress_at + options.message_within);
         let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
         let idle = idle.map(|limit| self.progress_at + limit);
         let mut all = session.into_iter().chain(message).chain(idle).chain(self.login_by);
         let first = all.next()?;
         Some(all.fold(first, Duration::min))
+    }
+
+    /// Whether the client owes the rest of a message. One that nobody reads is not to blame, unless
+    /// it has a lease that others may want.
+    fn is_stalling(&self) -> bool {
+        self.exchange.is_mid_request() && (self.outside.lease.is_some() || self.is_read)
     }
 
     fn time_over(&mut self, stream: &Stream, now: Duration) {
@@ -287,7 +307,7 @@ impl Serving {
                 exchange.after(cx, wires);
             });
         }
-        if self.exchange.is_mid_request() && self.progress_at + options.message_within <= now {
+        if self.is_stalling() && self.progress_at + options.message_within <= now {
             return self.close(CloseReason::MessageTimeout, stream);
         }
         if idle.is_some_and(|limit| self.progress_at + limit <= now) {
@@ -303,17 +323,16 @@ impl Serving {
         self.event(stream, Some(&chunk), |exchange, cx, wires| {
             exchange.client_bytes(&chunk, cx, wires);
         });
-        self.account(stream);
     }
 
-    /// Keeps the account of held bytes. When the shard's budget is used up, whoever holds most is
-    /// closed.
+    /// Keeps the account of held bytes: after every event, since any may have sent them on. When
+    /// the shard's budget is used up, whoever holds most is closed.
     fn account(&mut self, stream: &Stream) {
         let bytes = self.exchange.held_bytes();
-        if bytes == 0 && self.held.is_none() {
+        let (client, before) = (self.outside.client, self.held.as_ref().map_or(0, Held::bytes));
+        if bytes == before {
             return;
         }
-        let (client, before) = (self.outside.client, self.held.as_ref().map_or(0, Held::bytes));
         let is_in_budget = match &mut self.held {
             Some(held) if bytes >= before => held.try_grow(bytes - before),
             Some(held) => {
@@ -373,6 +392,10 @@ impl Serving {
         let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, outside };
         body(&mut self.exchange, cx, &mut wires);
         wires.flush();
+        let made = std::mem::take(&mut self.exchange.session.failures_made);
+        if made > 0 {
+            self.world.counters.borrow_mut().failures_made += u64::from(made);
+        }
     }
 }
 

@@ -217,6 +217,8 @@ pub struct Session {
     actions: VecDeque<Action>,
     /// `limits.clients` is reached: HELLO is answered with that.
     pub refuses_clients: bool,
+    /// FAILUREs of our own since this was last looked at.
+    pub failures_made: u32,
     pub planted: Planted,
 }
 
@@ -248,6 +250,7 @@ impl Session {
             noop_after: None,
             actions: VecDeque::new(),
             refuses_clients: false,
+            failures_made: 0,
             planted: Planted::default(),
         }
     }
@@ -358,7 +361,8 @@ impl Session {
 
     /// What Neo4j does with a message that it cannot accept: FAILURE, then the end.
     fn refuse_request(&mut self, text: impl Into<std::borrow::Cow<'static, str>>) -> Decision {
-        self.answer(reply::invalid(text).encode(self.version).into());
+        let bytes = self.encode(&reply::invalid(text));
+        self.answer(bytes);
         self.close(CloseReason::InvalidRequest)
     }
 
@@ -397,6 +401,12 @@ impl Session {
         }
         self.has_failed = false;
         self.is_relaying = false;
+    }
+
+    /// A FAILURE of our own, in the client's version's shape.
+    fn encode(&mut self, failure: &Failure) -> Bytes {
+        self.failures_made += 1;
+        failure.encode(self.version).into()
     }
 
     fn answer(&mut self, bytes: Bytes) {

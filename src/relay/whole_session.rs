@@ -96,11 +96,12 @@ impl Relaying {
         present: &Present,
         cx: &mut Context<'_>,
     ) -> Poll<CloseReason> {
-        if self.world.is_over.get() || self.world.is_draining.get() && self.passthrough.is_idle() {
-            return Poll::Ready(CloseReason::Drain);
-        }
         let mut moved = 0;
         loop {
+            let is_draining = self.world.is_draining.get() && self.passthrough.is_idle();
+            if is_draining || self.world.is_over.get() {
+                return Poll::Ready(CloseReason::Drain);
+            }
             let down = match self.poll_server(stream, cx) {
                 Ok(moved) => moved,
                 Err(why) => return Poll::Ready(why),

@@ -4,11 +4,13 @@
 //! Timers of this module are late by up to a tick while a shard is busy; connections have theirs on
 //! the driver's wheel. The preempt timer is left at glommio's 100 ms: shorter ones cost interrupts.
 
+use crate::transport::ring::{self, Ring};
 use futures_lite::FutureExt;
-use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{GlommioError, LocalExecutorBuilder, Placement, PoolPlacement, ReactorErrorKind};
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -26,7 +28,21 @@ impl<T: Send + 'static> JoinHandle<T> {
     /// Blocks until the executor's closure has ended. The error says that the executor could not be
     /// made, or that it panicked.
     pub fn join(self) -> io::Result<T> {
-        self.0.join().map_err(|error| io::Error::other(error.to_string()))
+        self.0.join().map_err(|error| match error {
+            GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) => {
+                io::Error::other(format!(
+                    "the limit of locked memory is too small: expected at least {needed} bytes \
+                     for each shard, it is {limit}; raise it (ulimit -l 8192, LimitMEMLOCK=8M)"
+                ))
+            }
+            error => {
+                let error = io::Error::from(error);
+                match error.raw_os_error() {
+                    Some(_) => io::Error::other(ring::explain(&error)),
+                    None => error,
+                }
+            }
+        })
     }
 }
 
@@ -58,6 +74,7 @@ where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
 {
+    check_ring()?;
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
     LocalExecutorBuilder::new(placement)
         .name(name)
@@ -66,6 +83,13 @@ where
         .spawn(start)
         .map(JoinHandle)
         .map_err(|error| io::Error::other(error.to_string()))
+}
+
+/// Whether io_uring is to be had at all, in one line if not: glommio panics where it is refused.
+fn check_ring() -> io::Result<()> {
+    static CHECKED: OnceLock<Result<(), String>> = OnceLock::new();
+    let check = || Ring::with_entries(8).map(drop).map_err(|error| ring::explain(&error));
+    CHECKED.get_or_init(check).clone().map_err(io::Error::other)
 }
 
 /// Starts a task on this executor. On a shard use `Driver::spawn`, which the pump knows of.

@@ -46,6 +46,12 @@ impl State {
         has_work
     }
 
+    /// Makes the entries of all dirty sockets and handles what the kernel has ready then.
+    pub fn look(&mut self) {
+        self.flush();
+        self.enter(0);
+    }
+
     fn enter(&mut self, want: u32) {
         self.pools.iter().for_each(|pool| pool.refill());
         self.ring.enter(want).expect("a ring that was set up can be entered");

@@ -92,6 +92,11 @@ impl Pipeline {
         self.queue.iter().filter(|owed| owed.due == Due::Server).count()
     }
 
+    /// Whether the server owes the client anything, not only the proxy.
+    pub fn has_client_request_at_server(&self) -> bool {
+        self.queue.iter().any(|owed| owed.due == Due::Server && owed.asker == Asker::Client)
+    }
+
     /// Whether a lost server leaves it open if something was committed.
     pub fn is_risky(&self) -> bool {
         self.queue.iter().any(|owed| owed.risk == Risk::Committed)

@@ -17,6 +17,7 @@ mod script;
 mod scripts;
 mod session_mode;
 mod shards;
+mod slow;
 mod stage;
 mod storm;
 mod value;

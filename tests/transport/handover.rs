@@ -56,3 +56,32 @@ fn nothing_is_lost_silently() {
     }
     eventually("descriptors closed", Duration::from_secs(2), || open_files() <= before);
 }
+
+/// What came between the two owners shows before the new one says a word.
+#[test]
+fn unread_bytes_and_ends_show_at_once() {
+    for says in [&b"x"[..], &b""[..]] {
+        let (owner, borrower) =
+            (Remote::start(Options::default()), Remote::start(Options::default()));
+        let (speak, order) = std::sync::mpsc::channel::<()>();
+        let order = std::sync::Mutex::new(order);
+        let address = server(move |mut stream| {
+            let _ = order.lock().unwrap().recv();
+            let _ = stream.write_all(says);
+        });
+        let idle = owner.run(move |driver| async move {
+            driver.dial(address).await.unwrap().detach().await.expect("nothing was said yet")
+        });
+        let probe = idle.fd.try_clone().unwrap();
+        speak.send(()).unwrap();
+        let peeked = socket2::Socket::from(probe);
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        peeked.peek(&mut byte).unwrap(); // blocks until the byte or the end is there
+        let is_quiet = borrower.run(move |driver| async move {
+            let conn = driver.adopt(idle.fd, idle.side);
+            driver.look();
+            conn.is_quiet()
+        });
+        assert!(!is_quiet, "{says:?} must have been seen");
+    }
+}

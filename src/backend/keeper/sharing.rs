@@ -29,7 +29,7 @@ impl Backend {
     fn borrow(self: &Rc<Self>, lent: Lent) {
         let Lent { socket, fingerprint, born, expires } = lent;
         let conn = self.driver.adopt(socket.fd, socket.side);
-        self.driver.catch_up(); // whatever lay unread in the socket shows now
+        self.driver.look(); // whatever lay unread in the socket shows now
         let backend = self.clone();
         if !conn.is_quiet() {
             return self.driver.spawn(async move {
@@ -82,7 +82,9 @@ impl Backend {
     }
 
     pub(super) fn tell(&self, shard: usize, message: PeerMessage) {
-        self.peers.borrow_mut().send(shard, message);
+        if !self.peers.borrow_mut().send(shard, message) {
+            self.wake_keeper();
+        }
     }
 
     pub(super) fn tell_others(&self, message: impl Fn() -> PeerMessage) {

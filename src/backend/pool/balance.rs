@@ -1,20 +1,14 @@
 //! Who gets what: waiters of this shard against each other, and this shard against the others.
 
 use super::{
-    BACKOFF_MAX, BACKOFF_MIN, DIALS_MAX, Entry, Key, Order, Pool, ServerId, State, Ticket,
-    WAITERS_MAX, Waiter, Want,
+    DIALS_MAX, Entry, Key, Order, Pool, ServerId, State, Ticket, WAITERS_MAX, Waiter, Want,
 };
 use crate::backend::identity::Identity;
 use crate::backend::planted::Bug;
 use crate::backend::{Discard, Refusal};
-use crate::wire::message::Failure;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// After a FAILURE like "too many logins" or "no threads": Neo4j's lock after failed logins is 5 s
-/// (`auth_lock_time`), and a try a second is cheap.
-const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Pool {
     /// Another shard waits: give it what lies idle here.
@@ -45,12 +39,12 @@ impl Pool {
         let idle: Vec<ServerId> = self.idle().collect();
         for id in idle {
             let Some(entry) = self.entry(id) else { continue };
-            let (used, expires) = (entry.used, entry.expires);
+            let (used, proved, expires) = (entry.used, entry.proved, entry.expires);
             if expires <= now {
                 self.close(id, Discard::Lifetime);
             } else if used + self.options.idle_timeout <= now {
                 self.close(id, Discard::IdleTimeout);
-            } else if used + self.options.liveness_check <= now {
+            } else if proved + self.options.liveness_check <= now {
                 self.probe(id);
             }
         }
@@ -160,8 +154,13 @@ impl Pool {
             }
             None => {
                 let entry = self.entry(id).expect("the caller has looked it up");
-                (entry.state, entry.used) = (State::Idle, now);
-                self.keys[key as usize].idle.push_back(id);
+                entry.state = State::Idle;
+                let used = entry.used;
+                let (entries, idle) = (&self.entries, &mut self.keys[key as usize].idle);
+                // A probed connection goes back to its place; all others to the end.
+                let is_older = |other: &ServerId| entries[other.index as usize].used <= used;
+                let at = idle.iter().rposition(is_older).map_or(0, |at| at + 1);
+                idle.insert(at, id);
             }
         }
     }
@@ -224,91 +223,6 @@ impl Pool {
         self.settle_need(key);
     }
 
-    /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a
-    /// pause.
-    pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
-        let until = match self.down {
-            // This dial was in flight when the pause began: one outage, not the next.
-            Some((_, until)) if now < until => until,
-            _ => {
-                let pause = BACKOFF_MAX.min(BACKOFF_MIN * (1 << self.failures.min(6)));
-                self.failures += 1;
-                now + pause + self.spread(pause / 4)
-            }
-        };
-        let refusal = Refusal::Unreachable(text.clone());
-        if let Some(ticket) = login {
-            self.refuse(ticket, refusal.clone());
-        }
-        self.down = Some((text, until));
-        let is_alone = self
-            .entries
-            .iter()
-            .all(|(_, entry)| matches!(entry.state, State::Dialing(_) | State::Closing));
-        if is_alone {
-            let waiting: Vec<Ticket> = self.waiters.keys().copied().collect();
-            waiting.into_iter().for_each(|ticket| self.refuse(ticket, refusal.clone()));
-        }
-    }
-
-    /// The server answered a login with FAILURE.
-    pub(super) fn login_refused(&mut self, key: u32, login: Option<Ticket>, failure: Box<Failure>) {
-        if let Some(ticket) = login {
-            self.refuse(ticket, Refusal::Server(failure.clone()));
-        }
-        if failure.is_about_credentials() {
-            self.refuse_key(key, &failure, true);
-        } else if login.is_none() && failure.is_passing() {
-            // Whoever has connections goes on with them; the dial is tried again later.
-            self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE;
-        } else if login.is_none()
-            && let Some(&ticket) = self.keys[key as usize].queue.front()
-        {
-            // One dial, one waiter: the next may fare better.
-            self.refuse(ticket, Refusal::Server(failure));
-        }
-    }
-
-    /// Nobody who waits for this version will get it; other versions are not concerned.
-    pub(super) fn version_refused(&mut self, key: u32) {
-        let version = self.keys[key as usize].identity.profile.version;
-        let text = format!("it does not speak Bolt {version} any more");
-        let is_of_key = |waiter: &Waiter| waiter.key == key;
-        let waiting = self.waiters.iter().filter(|(_, waiter)| is_of_key(waiter));
-        let waiting: Vec<Ticket> = waiting.map(|(ticket, _)| *ticket).collect();
-        for ticket in waiting {
-            self.refuse(ticket, Refusal::Unreachable(text.clone()));
-        }
-    }
-
-    /// Who waits for such a login is told; others of the key fail one by one.
-    pub(super) fn login_expired(&mut self, key: u32, login: Option<Ticket>) {
-        let waiting = self.keys[key as usize].queue.front().copied();
-        if let Some(ticket) = login.or(waiting) {
-            self.refuse(ticket, Refusal::Expired);
-        }
-    }
-
-    /// Ends everything of a key but its leases: these end when they come back. A waiting login is
-    /// the way out of a refusal that was met elsewhere; only a refused login speaks for it.
-    pub(super) fn refuse_key(&mut self, key: u32, failure: &Failure, with_logins: bool) {
-        if self.planted.has(Bug::StaleApproval) {
-            return;
-        }
-        let Key { queue, logins, idle, .. } = &self.keys[key as usize];
-        let logins = logins.iter().filter(|_| with_logins);
-        let waiting: Vec<Ticket> = queue.iter().chain(logins).copied().collect();
-        let idle: Vec<ServerId> = idle.iter().copied().collect();
-        self.keys[key as usize].refused = Some(Box::new(failure.clone()));
-        for ticket in waiting {
-            self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
-        }
-        idle.into_iter().for_each(|id| self.close(id, Discard::Revoked));
-        for (_, entry) in &mut self.entries {
-            entry.is_stale |= entry.key == key && entry.state == State::Dialing(None);
-        }
-    }
-
     /// An idle connection to give away: one of the identity `wanted` if there is one, else the
     /// oldest.
     fn spare_idle(&self, wanted: u64) -> Option<ServerId> {
@@ -348,7 +262,7 @@ impl Pool {
     /// RESET for an idle connection that has not been used for long.
     fn probe(&mut self, id: ServerId) {
         let Some(entry) = self.entry(id) else { return };
-        entry.state = State::Cleaning;
+        (entry.state, entry.is_probed) = (State::Cleaning, true);
         let key = entry.key;
         self.keys[key as usize].idle.retain(|&other| other != id);
         self.orders.push_back(Order::Probe(id));
@@ -380,7 +294,7 @@ impl Pool {
         ticket
     }
 
-    fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
+    pub(super) fn refuse(&mut self, ticket: Ticket, refusal: Refusal) {
         if self.finish(ticket) {
             self.orders.push_back(Order::Refuse(ticket, refusal));
         }
@@ -458,6 +372,8 @@ impl Pool {
             state,
             born,
             used: born,
+            proved: born,
+            is_probed: false,
             expires,
             pass_to: None,
             is_evicted: false,
@@ -497,6 +413,7 @@ impl Pool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{BACKOFF_MAX, BACKOFF_MIN};
     use super::*;
     use crate::backend::identity::{FingerprintKey, Profile};
     use crate::backend::permits::Permits;

@@ -109,3 +109,32 @@ fn a_bell_that_rang_while_all_was_in_use_is_heard_later() {
     let given_up = |order: &Order| matches!(order, Order::Close(id, _) if *id == first);
     assert!(orders(&mut here).iter().any(given_up), "the idle connection is given up");
 }
+
+#[test]
+fn a_probe_does_not_put_off_the_idle_limit() {
+    let mut pool = pool(0, &Arc::new(Permits::new(2)));
+    let alice = identity("alice");
+    let after = |seconds| NOW + Duration::from_secs(seconds);
+    for _ in 0..2 {
+        pool.acquire(&alice, Want::Lease, NOW);
+    }
+    for order in orders(&mut pool) {
+        let Order::Dial(id, _) = order else { panic!("expected a dial, got {order:?}") };
+        pool.dialed(id, NOW);
+    }
+    let [Order::Grant(_, first), Order::Grant(_, second)] = orders(&mut pool)[..] else {
+        panic!("two waiters, two connections");
+    };
+    pool.checkin(first, NOW);
+    pool.checkin(second, after(200));
+    pool.tick(after(300));
+    assert!(matches!(orders(&mut pool)[..], [Order::Probe(id)] if id == first));
+    pool.checkin(first, after(301));
+    assert_eq!(pool.idle().collect::<Vec<_>>(), [first, second], "least recently used first");
+    pool.tick(after(599));
+    assert!(matches!(orders(&mut pool)[..], [Order::Probe(id)] if id == second));
+    pool.tick(after(600));
+    assert!(
+        matches!(orders(&mut pool)[..], [Order::Close(id, Discard::IdleTimeout)] if id == first)
+    );
+}

@@ -74,7 +74,7 @@ impl Exchange {
             }
             Arriving::Long(scan) => {
                 fx.to_client(range);
-                let fields = ends.then(|| scan.finish().unwrap_or_default());
+                let fields = ends.then(|| scan.finish());
                 if let (Some(head), Some(fields)) = (self.down.head(), fields) {
                     let reply = Reply { head, payload: None, fields: Some(fields) };
                     self.session.summary(reply, cx);

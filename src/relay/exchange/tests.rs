@@ -7,8 +7,8 @@ use crate::backend::identity::FingerprintKey;
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::wire::message::{
-    Auth, Failure, Notifications, RESET, Role, Routing, RoutingTable, SUCCESS_EMPTY, ServerHello,
-    encode_hello, encode_pull, encode_route, encode_run,
+    Auth, COMMIT, Failure, Notifications, RESET, Role, Routing, RoutingTable, SUCCESS_EMPTY,
+    ServerHello, encode_begin, encode_hello, encode_pull, encode_route, encode_run,
 };
 use crate::wire::version::Version;
 use std::cell::RefCell;
@@ -24,6 +24,7 @@ struct Notes {
     to_server: Vec<u8>,
     logins: Vec<Action>,
     leases: usize,
+    released: Vec<Release>,
 }
 
 impl Effects for Notes {
@@ -43,8 +44,9 @@ impl Effects for Notes {
         self.leases += 1;
         Leased::Now
     }
-    fn release(&mut self, _: Release, _: Remainder<'_>) {
+    fn release(&mut self, how: Release, _: Remainder<'_>) {
         self.leases -= 1;
+        self.released.push(how);
     }
     fn act(&mut self, action: Action) {
         self.logins.push(action);
@@ -221,4 +223,46 @@ fn a_time_limit_in_failed_is_not_told_again() {
     });
     assert_eq!(world.server(&[IGNORED, SUCCESS_EMPTY].concat()), IGNORED);
     assert_eq!(world.notes.leases, 0);
+}
+
+/// Our own RESET was all that the lost server owed: the client has its answers.
+#[test]
+fn a_loss_after_the_last_answer_is_not_told() {
+    let mut world = World::serving();
+    world.client(&[encode_begin(&[0xA0]), COMMIT.to_vec()].concat());
+    assert_eq!(world.server(SUCCESS_EMPTY), SUCCESS_EMPTY);
+    world.now += Duration::from_secs(3);
+    world.on(|exchange, cx, notes| {
+        exchange.session.deadline_passed(cx);
+        exchange.after(cx, notes);
+    });
+    assert!(world.notes.to_server.ends_with(RESET));
+    assert_eq!(world.server(SUCCESS_EMPTY), SUCCESS_EMPTY, "the COMMIT was faster");
+    assert!(world.lost().is_empty());
+    world.notes.to_server.clear();
+    assert!(world.client(&run()).is_empty(), "nothing has failed");
+    assert_eq!((world.notes.to_server.clone(), world.notes.leases), (run(), 1));
+}
+
+#[test]
+fn silence_counts_from_the_request_on() {
+    let mut world = World::serving();
+    world.limits.query = None;
+    world.client(&run());
+    assert_eq!(world.deadline(), Some(world.now + Duration::from_secs(2)));
+}
+
+/// Seconds of one core, were the rest of the line moved up for each of them.
+#[test]
+fn a_long_line_of_requests_is_answered() {
+    const COUNT: usize = 150_000;
+    let mut world = World::serving();
+    world.client(&[run(), encode_pull(V4_4, -1)].concat());
+    for _ in 0..COUNT / 1000 {
+        world.client(&COMMIT.repeat(1000));
+    }
+    assert!(world.exchange.held_bytes() > COUNT * COMMIT.len() / 2);
+    world.server(&syntax_error());
+    let answers = world.server(&[IGNORED, SUCCESS_EMPTY].concat());
+    assert_eq!(answers.len(), IGNORED.len() * (COUNT + 1));
 }

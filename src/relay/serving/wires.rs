@@ -50,9 +50,13 @@ impl Outside {
     /// The same credentials, for this client alone.
     pub fn make_private(&mut self, identity: &Identity) -> Rc<Identity> {
         let (profile, auth) = (identity.profile.clone(), identity.auth.clone());
-        let own = Rc::new(self.world.fingerprints.identity(profile, auth, Some(self.client)));
-        self.is_private = Some(own.clone());
-        own
+        self.own(Rc::new(self.world.fingerprints.identity(profile, auth, Some(self.client))))
+    }
+
+    /// Keeps in mind that nobody else will use this identity's connections.
+    pub fn own(&mut self, identity: Rc<Identity>) -> Rc<Identity> {
+        self.is_private = Some(identity.clone());
+        identity
     }
 }
 

@@ -28,7 +28,7 @@ impl Session {
         let routing = hello.routing.take();
         self.spelling = routing.and_then(|routing| routing.address).map(String::into_boxed_str);
         match hello.auth.take() {
-            Some(auth) => self.log_in(profile, auth),
+            Some(auth) => self.log_in(profile, auth, cx),
             None => {
                 self.profile = Some(Box::new(profile));
                 self.phase = Phase::Authentication;
@@ -77,10 +77,11 @@ impl Session {
         let Some(profile) = self.profile.take() else {
             return self.refuse_request("expected HELLO before LOGON");
         };
-        self.log_in(*profile, auth)
+        self.log_in(*profile, auth, cx)
     }
 
-    fn log_in(&mut self, profile: Profile, auth: Auth) -> Decision {
+    fn log_in(&mut self, profile: Profile, auth: Auth, cx: Context<'_>) -> Decision {
+        self.spoke_at = cx.now;
         self.phase = Phase::LoggingIn;
         if self.planted.has(Bug::AnswerBeforeLogon) {
             self.answer(Bytes::from_static(SUCCESS_EMPTY));
@@ -152,7 +153,8 @@ impl Session {
     }
 
     fn fail_login(&mut self, failure: Failure, why: CloseReason) -> Decision {
-        self.answer(failure.encode(self.version).into());
+        let bytes = self.encode(&failure);
+        self.answer(bytes);
         self.close(why)
     }
 }

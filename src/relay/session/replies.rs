@@ -1,6 +1,7 @@
 //! A server's messages, and its loss: what the client gets to see, and when the lease ends.
 
 use super::*;
+use crate::wire::error::PackError;
 use crate::wire::message::{RoutingTable, is_response};
 
 /// A server's message as far as it has come.
@@ -10,7 +11,7 @@ pub struct Reply<'a> {
     /// The payload of a summary, if all of it is there. Details are decided by their head.
     pub payload: Option<&'a [u8]>,
     /// What a summary longer than the buffer says, once it has ended.
-    pub fields: Option<Fields>,
+    pub fields: Option<Result<Fields, PackError>>,
 }
 
 impl Session {
@@ -96,11 +97,11 @@ impl Session {
         Relay::Forward
     }
 
-    /// Whether a result has come to its end. A summary that cannot be read leaves the server in doubt: nothing
-    /// more is asked of it before a RESET.
+    /// Whether a result has come to its end. A summary that cannot be read leaves the server in
+    /// doubt: nothing more is asked of it before a RESET.
     fn is_last(&mut self, reply: Reply<'_>) -> bool {
         let read = match (reply.fields, reply.payload) {
-            (Some(fields), _) => Ok(fields),
+            (Some(fields), _) => fields,
             (None, payload) => payload.map_or_else(|| Ok(Fields::default()), read_fields),
         };
         match read {
@@ -144,7 +145,7 @@ impl Session {
     fn aborted(&mut self) -> Relay {
         self.has_failed = true;
         match self.next_failure.take() {
-            Some(failure) => Relay::Replace(failure.encode(self.version).into()),
+            Some(failure) => Relay::Replace(self.encode(&failure)),
             None => Relay::Replace(Bytes::from_static(IGNORED)),
         }
     }
@@ -231,9 +232,11 @@ impl Session {
             _ if is_unknown => Box::new(reply::outcome_unknown()),
             _ => Box::new(reply::server_lost()),
         };
-        if is_over && self.owed.due_from_server() == 0 {
-            self.work = Work::Idle; // everything was answered already
-            return;
+        if is_over && !self.owed.has_client_request_at_server() {
+            // Everything was answered already; what is left is ours.
+            self.work = Work::Idle;
+            self.answer_lost();
+            return self.finish_drain();
         }
         self.work = Work::Failed;
         // One FAILURE is enough: a client that has seen it gets IGNORED for the rest, as from the
@@ -271,7 +274,10 @@ impl Session {
                 continue;
             }
             match self.next_failure.take() {
-                Some(failure) => self.answer(failure.encode(self.version).into()),
+                Some(failure) => {
+                    let bytes = self.encode(&failure);
+                    self.answer(bytes);
+                }
                 None => self.answer(Bytes::from_static(IGNORED)),
             }
         }

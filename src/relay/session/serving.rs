@@ -131,6 +131,7 @@ impl Session {
     fn forward(&mut self, request: Request<'_>, risk: Risk, cx: Context<'_>) -> Decision {
         if self.owed.is_empty() {
             self.turned_at = cx.now;
+            self.spoke_at = self.spoke_at.max(cx.now); // silence counts from the request on
         }
         self.is_sending = request.payload.is_none();
         let (asker, due) = (Asker::Client, Due::Server);
@@ -168,7 +169,8 @@ impl Session {
 
     /// A FAILURE of our own; the rest of the pipeline is IGNORED until RESET.
     fn fail_here(&mut self, failure: &Failure) -> Decision {
-        self.answer(failure.encode(self.version).into());
+        let bytes = self.encode(failure);
+        self.answer(bytes);
         if !self.planted.has(Bug::ForwardAfterFailure) {
             self.work = Work::Failed;
         }

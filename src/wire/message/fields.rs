@@ -112,6 +112,8 @@ enum Step {
     Value(Known),
     /// The map has ended; so must the message.
     End,
+    /// It could not be read; nothing that follows can be either.
+    Broken,
 }
 
 /// The keys we judge.
@@ -154,6 +156,10 @@ impl FieldScan {
 
     /// Goes on with the next piece of payload; the first begins with the structure's marker.
     pub fn feed(&mut self, payload: &[u8]) -> Result<(), PackError> {
+        self.read_on(payload).inspect_err(|_| self.step = Step::Broken)
+    }
+
+    fn read_on(&mut self, payload: &[u8]) -> Result<(), PackError> {
         let mut rest = payload;
         while !rest.is_empty() {
             let consumed = match self.step {
@@ -161,7 +167,7 @@ impl FieldScan {
                 Step::Tag => self.check_tag(rest[0])?,
                 Step::MapHeader => self.take_map_header(rest[0])?,
                 Step::Before | Step::Key | Step::Value(_) => self.pass(rest)?,
-                Step::End => return Err(PackError::TrailingBytes),
+                Step::End | Step::Broken => return Err(PackError::TrailingBytes),
             };
             rest = &rest[consumed..];
         }

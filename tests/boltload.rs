@@ -1,0 +1,126 @@
+//! `boltload` as people start it, against the synthetic server.
+
+use boltmux::synthetic::{Options, Server};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
+
+const MIX: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/bench/load/mix.toml");
+
+/// `boltload` with these words and the server's password.
+fn command(words: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_boltload"));
+    command.args(words.split_whitespace()).env("BOLTLOAD_PASSWORD", "test-password");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(words: &str) -> Output {
+    command(words).output().expect("boltload can be started")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder of its own for one test.
+fn folder(name: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    fs::create_dir_all(&folder).expect("the target folder can be written to");
+    folder
+}
+
+#[test]
+fn every_shape_and_loop_ends_clean() {
+    let server = Server::start(Options::default()).unwrap();
+    let address = server.address();
+    for words in [
+        "--shape auto --rate 200 --ramp 100ms".to_owned(),
+        "--shape tx --pipeline-begin --read --database movies".to_owned(),
+        "--shape rows:30 --fetch-size 7 --query".to_owned(),
+        "--shape login --clients 40 --threads 2".to_owned(),
+        "--shape login --rate 100".to_owned(),
+        format!("--shape mix:{MIX} --requests 100 --think 1ms"),
+    ] {
+        let mut command = command(&format!(
+            "--target a=bolt://{address} --target b=neo4j://{address} --rounds 2 --seconds 2 \
+             {words}"
+        ));
+        if words.ends_with("--query") {
+            command.arg("ROWS 30 10");
+        }
+        let output = command.output().expect("boltload can be started");
+        let (table, errors) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{words}: {table}{errors}");
+        assert!(table.lines().count() == 4 && table.contains("latencies in ms"), "{table}");
+    }
+    server.stop();
+}
+
+#[test]
+fn all_outputs_are_written() {
+    let server = Server::start(Options::default()).unwrap();
+    let folder = folder("boltload-outputs");
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (json, hgrm, plot) = (path("all.json"), path("all.hgrm"), path("all.svg"));
+    let address = server.address();
+    let output = run(&format!(
+        "--target a=bolt://{address} --target b=bolt://{address} --target gone=127.0.0.1:1 \
+         --rounds 2 --seconds 1 --pid a={} --json {json} --hgrm {hgrm} --plot {plot}",
+        std::process::id()
+    ));
+    // Nobody listens at port 1: that is told, and the others are measured.
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("gone: 1 x connect: Connection refused"));
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(json).unwrap()).expect("it is JSON");
+    let requests = |place: usize| json["targets"][place]["requests"].as_u64();
+    assert!(requests(0) > Some(0) && requests(1) > Some(0) && requests(2) == Some(0));
+    assert!(json["targets"][0]["cpu_us_per_request"].is_number());
+    let hgrm = fs::read_to_string(hgrm).unwrap();
+    assert_eq!(hgrm.matches("# target ").count(), 2);
+    assert_eq!(hgrm.matches("1/(1-Percentile)").count(), 2);
+    assert_eq!(fs::read_to_string(plot).unwrap().matches("<polyline").count(), 2);
+    server.stop();
+}
+
+#[test]
+fn wrong_arguments_are_told_together_with_status_2() {
+    let output = run(
+        "--target x --uri ftp://127.0.0.1 --shape zigzag --rate -3 --think soon --clients none \
+         --seconds -1 --password-file /missing/password --plot /missing/folder/plot.svg",
+    );
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    for part in ["\"x\"", "ftp", "zigzag", "rate of -3", "--think", "--clients", "--seconds"] {
+        assert!(errors.contains(part), "{part} is missing in {errors}");
+    }
+    assert!(errors.contains("/missing/password") && errors.contains("/missing/folder"), "{errors}");
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_signal_ends_it_with_what_was_measured() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut child = command(&format!("--uri {} --rate 50 --seconds 600", server.address()))
+        .spawn()
+        .expect("boltload can be started");
+    while server.stats().queries < 10 {
+        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+    interrupt(&child);
+    let output = child.wait_with_output().unwrap();
+    let table = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{table}{}", text(&output.stderr));
+    assert!(table.contains("open loop, 50 requests/s wanted"), "{table}");
+    assert!(table.contains("stopped before its time"), "{table}");
+    server.stop();
+}
+
+fn interrupt(child: &Child) {
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(killed.expect("kill is there").success());
+}
