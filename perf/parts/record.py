@@ -3,6 +3,7 @@
 import datetime
 import os
 import subprocess
+import textwrap
 
 import machine
 from rounds import BASE, cpu, p50, p99, rate
@@ -38,7 +39,7 @@ class Record:
         head = ["", "requests/s", unit, "p50 ms", "p99 ms", "CPU ratio", "p50 ratio",
                 "p99 ratio", "rate ratio", "errors"]
         self.text(f"## {title}\n\n{note}.\n\n{table(head, rows)}\n"
-                  f"    {samples.command}")
+                  f"{as_code(samples.command)}")
 
     def row(self, samples, name, per_unit):
         factor = per_unit[1] if per_unit else 1
@@ -86,6 +87,12 @@ def revision():
 
 def head_of(layout, command, versions):
     return [*machine.describe(), layout.describe(), *versions, f"command: `{command}`"]
+
+
+def as_code(command):
+    """A command that is longer than a line, so that it can be pasted."""
+    lines = textwrap.wrap(command, 92, break_long_words=False, break_on_hyphens=False)
+    return "    " + " \\\n        ".join(lines)
 
 
 def number(value, digits):
