@@ -78,7 +78,7 @@ fn every_seed_keeps_the_laws() {
 
 #[test]
 fn each_planted_bug_is_caught() {
-    let is_seen = |bug| (0..64).any(|seed| broken(seed, STEPS, Planted::bug(bug)).is_some());
+    let is_seen = |bug| (0..SEEDS).any(|seed| broken(seed, STEPS, Planted::bug(bug)).is_some());
     let missed: Vec<Bug> = Bug::ALL.into_iter().filter(|&bug| !is_seen(bug)).collect();
     assert!(missed.is_empty(), "nothing sees {missed:?}");
 }

@@ -325,8 +325,8 @@ impl Serving {
         });
     }
 
-    /// Keeps the account of held bytes: after every event, since any may have sent them on. When the shard's budget is used up, whoever holds most is
-    /// closed.
+    /// Keeps the account of held bytes, after every event: any may have sent them on. When the
+    /// shard's budget is used up, whoever holds most is closed.
     fn account(&mut self, stream: &Stream) {
         let bytes = self.exchange.held_bytes();
         let (client, before) = (self.outside.client, self.held.as_ref().map_or(0, Held::bytes));
