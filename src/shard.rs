@@ -75,15 +75,19 @@ pub async fn run(parts: Parts) {
     );
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
-    for listener in parts.listeners {
-        let number = driver.listen(listener);
-        driver.spawn(task::accept(world.clone(), number));
-    }
-    let mut seen = 0;
+    let (mut listeners, mut seen) = (Some(parts.listeners), 0);
     loop {
         world.backend.hear_peers();
         if hear_orders(&world, &link) {
             break;
+        }
+        // Who connects earlier waits in the listeners' queues: until the server has been looked at,
+        // be it in vain, nothing true can be answered.
+        if world.has_news.get() {
+            for listener in listeners.take().into_iter().flatten() {
+                let number = driver.listen(listener);
+                driver.spawn(task::accept(world.clone(), number));
+            }
         }
         seen = driver.mail(seen).await;
     }
@@ -144,6 +148,7 @@ fn make_world(
         serial: Cell::new(0),
         holders: RefCell::default(),
         condemned: Cell::new(None),
+        has_news: Cell::new(false),
     })
 }
 
@@ -201,6 +206,7 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
 }
 
 fn see_server(world: &World, snapshot: &Snapshot) {
+    world.has_news.set(true);
     world.backend.set_server(snapshot.addresses.clone(), snapshot.known.as_ref());
     let agent = snapshot.known.as_ref().map(|known| known.agent.clone());
     let mut health = world.health.borrow_mut();

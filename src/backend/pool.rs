@@ -458,6 +458,11 @@ impl Pool {
     pub fn waiters(&self) -> usize {
         self.waiters.len()
     }
+
+    fn entry(&mut self, id: ServerId) -> Option<&mut Entry> {
+        let entry = self.entries.get_mut(id.index as usize)?;
+        (entry.serial == id.serial).then_some(entry)
+    }
 }
 
 #[cfg(test)]

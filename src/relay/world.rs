@@ -68,6 +68,8 @@ pub struct World {
     pub holders: RefCell<HashMap<u64, usize>>,
     /// Who is to be closed because the shard holds too much.
     pub condemned: Cell<Option<u64>>,
+    /// The control core has said something of the server.
+    pub has_news: Cell<bool>,
 }
 
 impl World {

@@ -396,11 +396,6 @@ impl Pool {
         (entry.state, entry.is_counted, entry.has_served) = (State::Leased, true, true);
     }
 
-    pub(super) fn entry(&mut self, id: ServerId) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(id.index as usize)?;
-        (entry.serial == id.serial).then_some(entry)
-    }
-
     /// A value below `bound` from the pool's own generator (splitmix64).
     pub(super) fn spread(&mut self, bound: Duration) -> Duration {
         self.seed = self.seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
