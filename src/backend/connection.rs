@@ -63,25 +63,32 @@ pub async fn dial(
     identity: &Identity,
 ) -> Result<Dialed, DialError> {
     let version = identity.profile.version;
-    let greeting = async {
-        let conn = connect(driver, &target.addresses).await?;
-        if !is_raw(version) {
-            shake_hands(&conn, version).await?;
-        }
-        Ok::<Conn, DialError>(conn)
-    };
-    let conn = within(driver, target.connect_within, greeting)
-        .await
-        .unwrap_or_else(|| Err(format!("no answer within {:?}", target.connect_within).into()))?;
+    let limit = target.connect_within;
+    let started = driver.now();
+    let no_answer = || DialError::from(format!("no answer within {limit:?}"));
+    let conn = within(driver, limit, connect(driver, &target.addresses)).await;
+    let conn = conn.unwrap_or_else(|| Err(no_answer()))?;
     if is_raw(version) {
         let hello = HelloSuccess::default();
         return Ok(Dialed { conn, hello, credentials_expired: false });
     }
-    let login = log_in(&conn, target, identity);
-    match within(driver, target.login_within, login).await {
-        Some(Ok((hello, credentials_expired))) => Ok(Dialed { conn, hello, credentials_expired }),
-        Some(Err(error)) => Err(error),
-        None => Err(format!("no answer to the login within {:?}", target.login_within).into()),
+    let left = limit.saturating_sub(driver.now() - started);
+    let greeted = within(driver, left, shake_hands(&conn, version)).await;
+    let logged_in = match greeted.unwrap_or_else(|| Err(no_answer())) {
+        Ok(()) => {
+            let limit = target.login_within;
+            let late = || Err(format!("no answer to the login within {limit:?}").into());
+            let login = within(driver, limit, log_in(&conn, target, identity));
+            login.await.unwrap_or_else(late)
+        }
+        Err(error) => Err(error),
+    };
+    match logged_in {
+        Ok((hello, credentials_expired)) => Ok(Dialed { conn, hello, credentials_expired }),
+        Err(error) => {
+            close(conn, false).await; // its permit is free only when the server sees it no more
+            Err(error)
+        }
     }
 }
 

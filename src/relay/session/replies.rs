@@ -284,9 +284,7 @@ impl Session {
     }
 }
 
-/// Codes after which no connection of that identity is of use.
-const EXPIRED: [&str; 3] = [
-    "Neo.ClientError.Security.AuthorizationExpired",
-    "Neo.ClientError.Security.TokenExpired",
-    "Neo.ClientError.Security.Unauthorized",
-];
+/// Codes after which no connection of that identity is of use. `Unauthorized` is not among them: it
+/// may be about an impersonated user; dials tell of the identity's own credentials.
+const EXPIRED: [&str; 2] =
+    ["Neo.ClientError.Security.AuthorizationExpired", "Neo.ClientError.Security.TokenExpired"];
