@@ -71,6 +71,8 @@ pub struct Backend {
     keeper_due: Cell<Duration>,
     is_noticed: Cell<bool>,
     caught_up_at: Cell<Duration>,
+    /// What the relay has to forget; asked for with every event of a client.
+    revoked: RefCell<Vec<Fingerprint>>,
 }
 
 impl Backend {
@@ -100,6 +102,7 @@ impl Backend {
             keeper_due: Cell::new(Duration::ZERO),
             is_noticed: Cell::new(false),
             caught_up_at: Cell::new(Duration::ZERO),
+            revoked: RefCell::default(),
         });
         driver.spawn(keep(backend.clone()));
         backend

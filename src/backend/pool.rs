@@ -395,11 +395,19 @@ impl Pool {
 
     /// The server refuses these credentials: nobody gets a connection of theirs until a login
     /// succeeds.
-    pub fn revoke(&mut self, fingerprint: Fingerprint, failure: Box<Failure>, now: Duration) {
-        if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
+    /// False if nobody here has used them.
+    pub fn revoke(
+        &mut self,
+        fingerprint: Fingerprint,
+        failure: Box<Failure>,
+        now: Duration,
+    ) -> bool {
+        let key = self.by_fingerprint.get(&fingerprint).copied();
+        if let Some(key) = key {
             self.refuse_key(key, &failure, false);
             self.balance(now);
         }
+        key.is_some()
     }
 
     /// A login of these credentials has succeeded, here or in another shard.

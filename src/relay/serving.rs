@@ -380,6 +380,9 @@ impl Serving {
         chunk: Option<&Chunk>,
         body: impl FnOnce(&mut Exchange, SessionContext<'_>, &mut Wires<'_>),
     ) {
+        for fingerprint in self.world.backend.take_revoked() {
+            self.world.routes.borrow_mut().revoke(fingerprint);
+        }
         let known: Option<Rc<KnownServer>> = self.world.backend.known();
         let cx = SessionContext {
             now: self.world.driver.now(),

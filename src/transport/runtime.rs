@@ -6,7 +6,7 @@
 
 use crate::transport::ring::{self, Ring};
 use futures_lite::FutureExt;
-use glommio::{GlommioError, LocalExecutorBuilder, Placement, PoolPlacement, ReactorErrorKind};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use std::future::Future;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -28,19 +28,17 @@ impl<T: Send + 'static> JoinHandle<T> {
     /// Blocks until the executor's closure has ended. The error says that the executor could not be
     /// made, or that it panicked.
     pub fn join(self) -> io::Result<T> {
-        self.0.join().map_err(|error| match error {
-            GlommioError::ReactorError(ReactorErrorKind::MemLockLimit(limit, needed)) => {
-                io::Error::other(format!(
-                    "the limit of locked memory is too small: expected at least {needed} bytes \
-                     for each shard, it is {limit}; raise it (ulimit -l 8192, LimitMEMLOCK=8M)"
-                ))
-            }
-            error => {
-                let error = io::Error::from(error);
-                match error.raw_os_error() {
-                    Some(_) => io::Error::other(ring::explain(&error)),
-                    None => error,
-                }
+        self.0.join().map_err(|error| {
+            let error = io::Error::from(error);
+            let text = error.to_string();
+            match error.raw_os_error() {
+                // glommio keeps this kind of its own only as the text of an I/O error.
+                None if text.contains("MemLockLimit") => io::Error::other(format!(
+                    "the limit of locked memory is too small ({text}: bytes allowed and needed \
+                     by each shard); raise it (ulimit -l 8192, LimitMEMLOCK=8M)"
+                )),
+                Some(_) => io::Error::other(ring::explain(&error)),
+                None => error,
             }
         })
     }

@@ -181,17 +181,29 @@ fn a_taken_admin_port_is_1_and_one_line() {
     assert!(lines[0].contains(&admin.to_string()), "{lines:?}");
 }
 
-#[test]
-fn too_few_descriptors_are_78_and_one_line() {
-    let pairs = usual(free_port(), free_port(), &["pool.size=100", "shards=1"]);
-    let mut words = vec!["ulimit -n 150 && exec \"$0\" \"$@\"".to_owned()];
+/// The program's start under a limit of the shell's.
+fn refused_under(limit: &str, pairs: &[&str]) -> String {
+    let pairs = usual(free_port(), free_port(), pairs);
+    let mut words = vec![format!("{limit} && exec \"$0\" \"$@\"")];
     words.push(env!("CARGO_BIN_EXE_boltmux").into());
     words.extend(pairs.iter().flat_map(|pair| ["--set".to_owned(), pair.clone()]));
     let mut shell = Command::new("sh");
     shell.arg("-c").args(words).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let (status, lines) = failed_start(shell);
+    let (status, mut lines) = failed_start(shell);
     assert_eq!((status, lines.len()), (Some(78), 1), "{lines:?}");
-    assert!(lines[0].contains("open-files limit"), "{lines:?}");
+    lines.remove(0)
+}
+
+#[test]
+fn too_few_descriptors_are_78_and_one_line() {
+    let line = refused_under("ulimit -n 150", &["pool.size=100", "shards=1"]);
+    assert!(line.contains("open-files limit"), "{line}");
+}
+
+#[test]
+fn too_little_locked_memory_is_78_and_one_line() {
+    let line = refused_under("ulimit -l 64", &["shards=2"]);
+    assert!(line.contains("locked memory") && line.contains("ulimit -l 8192"), "{line}");
 }
 
 #[test]

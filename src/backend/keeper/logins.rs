@@ -87,8 +87,16 @@ impl Backend {
     fn revoke_here(self: &Rc<Self>, key: Fingerprint, failure: &Failure) {
         self.logins.borrow_mut().approvals.revoke(key);
         let failure = Box::new(failure.clone());
-        self.pool.borrow_mut().revoke(key, failure, self.now());
+        if self.pool.borrow_mut().revoke(key, failure, self.now()) {
+            self.revoked.borrow_mut().push(key);
+        }
         self.carry_out();
+    }
+
+    /// Identities of clients here that were revoked since this was last asked, wherever that was
+    /// seen.
+    pub fn take_revoked(&self) -> Vec<Fingerprint> {
+        std::mem::take(&mut *self.revoked.borrow_mut())
     }
 
     fn owner(&self, key: Fingerprint) -> usize {

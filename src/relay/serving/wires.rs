@@ -176,7 +176,6 @@ impl Effects for Wires<'_> {
             }
             Action::LoggedOff => self.outside.retire(),
             Action::Revoke(failure, identity) => {
-                self.outside.world.routes.borrow_mut().revoke(identity.fingerprint);
                 self.outside.world.backend.revoke(identity.fingerprint, failure);
             }
             Action::Close(why) => self.outside.closing = Some(why),
