@@ -111,11 +111,11 @@ fn defaults_are_the_documented_ones() {
         ("timeouts.query", "off"),
         ("timeouts.client_idle", "off"),
         ("timeouts.drain", "30s"),
-        ("transport.credit", "64KiB"),
+        ("transport.credit", "256KiB"),
         ("transport.buffers_client", "512"),
         ("transport.buffers_server", "512"),
         ("transport.buffer_size", "16KiB"),
-        ("transport.bundles", "false"),
+        ("transport.bundles", "true"),
         ("log.level", "info"),
         ("log.debug", "false"),
     ];
@@ -162,7 +162,7 @@ const OTHERS: [(&str, &str); 37] = [
     ("transport.buffers_client", "1024"),
     ("transport.buffers_server", "64"),
     ("transport.buffer_size", "32KiB"),
-    ("transport.bundles", "true"),
+    ("transport.bundles", "false"),
     ("log.level", "warn"),
     ("log.debug", "true"),
 ];

@@ -360,7 +360,7 @@ pub const KEYS: &[Key] = &[
     switch!(
         "transport.bundles",
         transport.bundles,
-        "whether one receive may fill several buffers; needs a kernel without the early faults"
+        "whether one receive may fill several buffers, where the kernel does that right"
     ),
     key!(
         "log.level",
