@@ -156,6 +156,7 @@ fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
     let timeouts = &settings.timeouts;
     RelayOptions {
         is_session_mode: settings.pool.mode == PoolMode::Session,
+        versions: settings.uplink.versions.clone(),
         first_bytes_within: timeouts.first_bytes,
         login_within: timeouts.login,
         message_within: timeouts.message,
@@ -208,6 +209,12 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
 fn see_server(world: &World, snapshot: &Snapshot) {
     world.has_news.set(true);
     world.backend.set_server(snapshot.addresses.clone(), snapshot.known.as_ref());
+    if world.options.shard == 0 && snapshot.known.is_some() && world.offered().is_empty() {
+        tracing::warn!(
+            "uplink.versions names none of the Bolt versions that the server speaks: no client \
+             can be served; name one of them, or leave the key out"
+        );
+    }
     let agent = snapshot.known.as_ref().map(|known| known.agent.clone());
     let mut health = world.health.borrow_mut();
     health.healthy = snapshot.is_reachable;
