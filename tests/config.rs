@@ -317,9 +317,12 @@ fn listeners_come_from_repeated_sections() {
 
 #[test]
 fn numbers_and_switches_need_no_quotes_in_files() {
-    let text = "shards = 2\n[pool]\nsize = 1_000\nreauth = true\napproval_ttl = 0\n";
+    let text = "shards = 2\n[pool]\nsize = 1_000\napproval_ttl = 0\n[transport]\nbundles = true\n";
     let settings = run_toml(text).unwrap();
-    assert_eq!((settings.shards, settings.pool.size, settings.pool.reauth), (Some(2), 1000, true));
+    assert_eq!(
+        (settings.shards, settings.pool.size, settings.transport.bundles),
+        (Some(2), 1000, true)
+    );
     assert_eq!(settings.pool.approval_ttl, Duration::ZERO);
 }
 
@@ -420,6 +423,8 @@ fn cross_checks_wait_for_what_cannot_be_read() {
     let arguments = ["--set", "uplink.monitor=false", "--set", "pool.mode=sesion"];
     let said = refused(&arguments, &[], &[]);
     assert!(!said.contains("needs pool.mode") && said.contains("\"sesion\""), "{said}");
+    let never = ["--set", "pool.reauth=true", "--set", "pool.approval_ttl=0"];
+    assert!(refused(&never, &[], &[]).contains("needs pool.approval_ttl above 0"));
     let session = ["--set", "uplink.versions=5.4", "--set", "pool.mode=session"];
     assert!(refused(&session, &[], &[]).contains("the server answers the handshake itself"));
     let said = refused(&["--set", "pool.reauth=true", "--set", "pool.mode=session"], &[], &[]);
