@@ -123,6 +123,7 @@ fn make_world(
             max_lifetime_jitter_percent: settings.pool.max_lifetime_jitter,
             idle_timeout: settings.pool.idle_timeout,
             liveness_check: settings.pool.liveness_check,
+            reauth: settings.pool.reauth.then_some(settings.pool.approval_ttl),
             claim: settings.pool.size / cells.shards as u32,
         },
         approval_ttl: settings.pool.approval_ttl,
@@ -156,6 +157,7 @@ fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
     let timeouts = &settings.timeouts;
     RelayOptions {
         is_session_mode: settings.pool.mode == PoolMode::Session,
+        versions: settings.uplink.versions.clone(),
         first_bytes_within: timeouts.first_bytes,
         login_within: timeouts.login,
         message_within: timeouts.message,
@@ -208,6 +210,12 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
 fn see_server(world: &World, snapshot: &Snapshot) {
     world.has_news.set(true);
     world.backend.set_server(snapshot.addresses.clone(), snapshot.known.as_ref());
+    if world.options.shard == 0 && snapshot.known.is_some() && world.offered().is_empty() {
+        tracing::warn!(
+            "uplink.versions names none of the Bolt versions that the server speaks: no client \
+             can be served; name one of them, or leave the key out"
+        );
+    }
     let agent = snapshot.known.as_ref().map(|known| known.agent.clone());
     let mut health = world.health.borrow_mut();
     health.healthy = snapshot.is_reachable;
@@ -258,6 +266,7 @@ fn report(world: &World) -> ShardCounters {
         servers_opened: pool.counters.opened,
         servers_closed: pool.counters.closed,
         servers_borrowed: pool.counters.borrowed,
+        servers_turned_over: pool.counters.turned_over,
         servers_lent: pool.counters.lent,
         leases_acquired: pool.counters.acquired,
         leases_returned: pool.counters.returned,

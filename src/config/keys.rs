@@ -5,13 +5,11 @@ use std::fmt::Write;
 
 use crate::config::settings::{Listen, LogLevel, PoolMode, Secret, Settings};
 use crate::config::values::{
-    OFF, parse_bind, parse_duration, parse_duration_optional, parse_duration_positive,
-    parse_number, parse_percent, parse_size, parse_switch, parse_uri, parse_word, show_bind,
-    show_duration, show_duration_optional, show_size, show_uri,
+    AUTO, OFF, parse_bind, parse_duration, parse_duration_optional, parse_duration_positive,
+    parse_number, parse_percent, parse_size, parse_switch, parse_uri, parse_versions, parse_word,
+    show_bind, show_duration, show_duration_optional, show_size, show_uri, show_versions,
 };
 
-/// The word for "found out at start".
-const AUTO: &str = "auto";
 /// glommio and `sched_getaffinity` count CPUs up to here (Linux, `CPU_SETSIZE`).
 const SHARDS_MAX: u32 = 1024;
 /// More connections to one server than one address has ports for cannot be opened.
@@ -61,6 +59,8 @@ pub enum Kind {
     Switch,
     /// One of a few words.
     Word,
+    /// `5.8, 5.4`.
+    Versions,
 }
 
 impl Kind {
@@ -78,6 +78,7 @@ impl Kind {
             Self::Percent => "share",
             Self::Switch => "true or false",
             Self::Word => "word",
+            Self::Versions => "versions",
         }
     }
 
@@ -213,6 +214,14 @@ pub const KEYS: &[Key] = &[
         parse_secret,
         show_secret,
         "the monitor's password; better in the environment or the file than on the command line"
+    ),
+    key!(
+        "uplink.versions",
+        Versions,
+        uplink.versions,
+        parse_versions,
+        |it: &Vec<_>| show_versions(it),
+        "Bolt versions offered to clients, preferred first: 5.8, 5.4; auto: all the server speaks"
     ),
     switch!(
         "uplink.monitor",

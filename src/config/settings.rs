@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use crate::wire::version::Version;
+
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
 
@@ -107,6 +109,9 @@ pub struct Uplink {
     pub user: String,
     /// The monitor's password. `None`: the monitor probes without logging in.
     pub password: Option<Secret>,
+    /// The Bolt versions clients are offered, the preferred one first; empty: all that the server
+    /// speaks. Each version in use has connections of its own in the pool.
+    pub versions: Vec<Version>,
     /// Whether the control core dials servers for itself (health, versions, topology).
     /// Without it only `pool.mode = "session"` works.
     pub monitor: bool,
@@ -120,6 +125,7 @@ impl Default for Uplink {
             port: 7687,
             user: "neo4j".into(),
             password: None,
+            versions: Vec::new(),
             monitor: true,
         }
     }

@@ -100,7 +100,7 @@ async fn greet(
     let proposals =
         handshake::parse_hello20(&proposals).map_err(|_| CloseReason::UnknownProtocol)?;
     let offered = world.offered();
-    match handshake::choose(&proposals, &offered) {
+    match world.choose(&proposals, &offered) {
         Choice::Version(version) => {
             stream.send([own(version.to_bytes().to_vec())]);
             Ok(Greeted::Bolt { version, is_manifest: false })

@@ -27,12 +27,16 @@
 //!         wait METRIC NUMBER            until a metric is so
 //!         metric METRIC NUMBER          it is so now
 //!         ledger NONCE committed | undone | unknown to it: none
+//!         executed NONCE USER           once, as this user
+//!         logins ACCEPTED REFUSED       what the server has counted
+//!         fault die | stall | extra MESSAGE, fault fail MESSAGE CODE    at the next such message
+//!         fault none
 //! ```
 
 use crate::client::{Client, Message, SILENCE, Said, chunked, hello, logon, proposals};
 use crate::stage::{Stage, until_metrics};
 use crate::value::{Value, hex, map};
-use boltmux::synthetic::{Faults, Options, Outcome};
+use boltmux::synthetic::{Faults, Misdeed, Options, Outcome};
 use boltmux::wire::handshake;
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
@@ -188,6 +192,22 @@ impl Play {
                 if number.parse() != Ok(came) {
                     return Err(format!("it is {came}"));
                 }
+            }
+            ["executed", nonce, user] => return executed(stage, nonce, user),
+            ["fault", "none"] => stage.server.set_faults(Faults::default()),
+            ["fault", act, message] => {
+                let misdeed = match act {
+                    "die" => Misdeed::Die { after_bytes: 0 },
+                    "stall" => Misdeed::Stall,
+                    "extra" => Misdeed::Extra,
+                    _ => return Err("expected die, stall, extra or fail".into()),
+                };
+                let tag = request_tag(message)?;
+                stage.server.set_faults(Faults::spoiling(tag, misdeed, u64::MAX));
+            }
+            ["fault", "fail", message, code] => {
+                let tag = request_tag(message)?;
+                stage.server.set_faults(Faults::failing(tag, code, u64::MAX));
             }
             ["ledger", nonce, wanted] => return ledger(stage, nonce, wanted),
             ["logins", accepted, refused] => {
@@ -430,6 +450,29 @@ fn ledger(stage: &Stage, nonce: &str, wanted: &str) -> Done {
         None if came == wanted => Ok(()),
         None => Err(format!("it is {came}")),
     }
+}
+
+fn executed(stage: &Stage, nonce: &str, user: &str) -> Done {
+    let ledger = stage.server.ledger();
+    let entries = ledger.iter().filter(|entry| entry.nonce.as_deref() == Some(nonce));
+    let users: Vec<&str> = entries.map(|entry| &*entry.user).collect();
+    if users == [user] { Ok(()) } else { Err(format!("it was executed by {users:?}")) }
+}
+
+fn request_tag(name: &str) -> Result<u8, String> {
+    let tags = [
+        tag::HELLO,
+        tag::LOGON,
+        tag::LOGOFF,
+        tag::RESET,
+        tag::RUN,
+        tag::PULL,
+        tag::BEGIN,
+        tag::COMMIT,
+        tag::ROUTE,
+    ];
+    let found = tags.into_iter().find(|known| tag::name(*known) == name);
+    found.ok_or_else(|| format!("no such message: {name}"))
 }
 
 fn version(text: &str) -> Result<Version, String> {
