@@ -10,6 +10,7 @@ use crate::backend::pool::PoolOptions;
 use crate::config::settings::{PoolMode, Settings};
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
+use crate::relay::doors::Door;
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
@@ -84,9 +85,11 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
+            let door =
+                Rc::new(Door { ping_every: Some(Duration::from_secs(30)), ..Door::default() });
             for listener in listeners.take().into_iter().flatten() {
                 let number = driver.listen(listener);
-                driver.spawn(task::accept(world.clone(), number));
+                driver.spawn(task::accept(world.clone(), number, door.clone()));
             }
         }
         seen = driver.mail(seen).await;

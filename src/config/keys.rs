@@ -341,6 +341,11 @@ pub const KEYS: &[Key] = &[
         timeouts.client_idle,
         "without a request outside a transaction"
     ),
+    optional_duration!(
+        "timeouts.websocket_ping",
+        timeouts.websocket_ping,
+        "between Pings to a client behind WebSocket"
+    ),
     duration!("timeouts.drain", timeouts.drain, "for clients to finish after SIGTERM"),
     size!(
         "transport.credit",

@@ -235,6 +235,9 @@ pub struct Timeouts {
     pub query: Option<Duration>,
     /// Without any request from a client. `None`: off, drivers keep idle connections.
     pub client_idle: Option<Duration>,
+    /// Between Pings to a client behind WebSocket: 30 s, half of what proxies on the way usually
+    /// give a silent connection. `None`: off.
+    pub websocket_ping: Option<Duration>,
     /// For clients to finish after a signal: 30 s, the usual grace of supervisors.
     pub drain: Duration,
 }
@@ -251,6 +254,7 @@ impl Default for Timeouts {
             transaction: None,
             query: None,
             client_idle: None,
+            websocket_ping: Some(Duration::from_secs(30)),
             drain: Duration::from_secs(30),
         }
     }

@@ -33,7 +33,7 @@
 //!         fault none
 //! ```
 
-use crate::client::{Client, Message, SILENCE, Said, chunked, hello, logon, proposals};
+use crate::client::{Client, Message, SILENCE, Said, Way, chunked, hello, logon, proposals};
 use crate::stage::{Stage, until_metrics};
 use crate::value::{Value, hex, map};
 use boltmux::synthetic::{Faults, Misdeed, Options, Outcome};
@@ -46,8 +46,8 @@ use std::time::Duration;
 type Done = Result<(), String>;
 
 /// Plays a whole script; the error names the line.
-pub fn play(text: &str) -> Done {
-    let mut play = Play::default();
+pub fn play(text: &str, way: Way) -> Done {
+    let mut play = Play { way, ..Play::default() };
     for (number, line) in joined(text) {
         play.line(&line).map_err(|error| format!("line {number}: {line}: {error}"))?;
     }
@@ -69,6 +69,7 @@ fn joined(text: &str) -> Vec<(usize, String)> {
 
 #[derive(Default)]
 struct Play {
+    way: Way,
     pairs: Vec<String>,
     options: Options,
     stage: Option<Stage>,
@@ -136,9 +137,9 @@ impl Play {
 
     /// Connects at its first word.
     fn actor(&mut self, name: &str) -> &mut Actor {
-        let address = self.stage().address();
+        let (address, way) = (self.stage().address(), self.way);
         self.actors.entry(name.into()).or_insert_with(|| Actor {
-            client: Client::connect(address),
+            client: Client::connect_by(way, address),
             fragment: None,
             chunk: 65_535,
         })
@@ -150,7 +151,7 @@ impl Play {
             let (word, rest) = part.split_once(' ').unwrap_or((part, ""));
             match word {
                 "LOGIN" => {
-                    let client = login(self.stage(), rest)?;
+                    let client = login(self.stage(), self.way, rest)?;
                     let actor = Actor { client, fragment: None, chunk: 65_535 };
                     self.actors.insert(name.into(), actor);
                 }
@@ -425,14 +426,14 @@ fn shown(message: &Message) -> String {
     format!("{} {}", tag::name(message.tag), fields.join(" "))
 }
 
-fn login(stage: &Stage, rest: &str) -> Result<Client, String> {
+fn login(stage: &Stage, way: Way, rest: &str) -> Result<Client, String> {
     let words: Vec<&str> = rest.split(' ').collect();
     let (version, user, password) = match words[..] {
         [text] => (version(text)?, "neo4j", crate::client::PASSWORD),
         [text, user, password] => (version(text)?, user, password),
         _ => return Err("expected LOGIN VERSION [USER PASSWORD]".into()),
     };
-    let client = Client::login_as(stage.address(), version, user, password);
+    let client = Client::connect_by(way, stage.address()).log_in(version, user, password);
     client.map_err(|said| format!("got {said:?}"))
 }
 
