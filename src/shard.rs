@@ -85,8 +85,8 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
-            let door =
-                Rc::new(Door { ping_every: Some(Duration::from_secs(30)), ..Door::default() });
+            let ping_every = parts.settings.timeouts.websocket_ping;
+            let door = Rc::new(Door { ping_every, ..Door::default() });
             for listener in listeners.take().into_iter().flatten() {
                 let number = driver.listen(listener);
                 driver.spawn(task::accept(world.clone(), number, door.clone()));
