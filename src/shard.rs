@@ -7,15 +7,18 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{PoolMode, Settings};
+use crate::config::settings::{PoolMode, Settings, TlsMode};
+use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
+use crate::relay;
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
 use crate::relay::world::{RelayOptions, World};
 use crate::transport::driver::{self, Driver, DriverHandle};
 use crate::transport::http::Health;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -34,8 +37,9 @@ pub struct Parts {
     pub shard: usize,
     pub shards: usize,
     pub settings: Arc<Settings>,
-    /// One per address.
-    pub listeners: Vec<TcpListener>,
+    /// One per address, and which of the settings' listeners it belongs to.
+    pub listeners: Vec<(usize, TcpListener)>,
+    pub encryption: Encryption,
     pub permits: Arc<Permits>,
     pub clients: Arc<AtomicU32>,
     pub clients_max: u32,
@@ -73,6 +77,7 @@ pub async fn run(parts: Parts) {
             secret: parts.secret,
         },
     );
+    encrypt(&world, &parts.encryption);
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
     let (mut listeners, mut seen) = (Some(parts.listeners), 0);
@@ -84,9 +89,9 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
-            for listener in listeners.take().into_iter().flatten() {
+            for (place, listener) in listeners.take().into_iter().flatten() {
                 let number = driver.listen(listener);
-                driver.spawn(task::accept(world.clone(), number));
+                driver.spawn(task::accept(world.clone(), number, place));
             }
         }
         seen = driver.mail(seen).await;
@@ -115,6 +120,7 @@ fn make_world(
         name: format!("{}:{}", settings.uplink.host, settings.uplink.port),
         connect_within: settings.timeouts.connect,
         login_within: settings.timeouts.login,
+        tls: None,
     };
     let options = BackendOptions {
         pool: PoolOptions {
@@ -149,12 +155,23 @@ fn make_world(
         holders: RefCell::default(),
         condemned: Cell::new(None),
         has_news: Cell::new(false),
+        tls: RefCell::default(),
     })
 }
 
 fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
     let timeouts = &settings.timeouts;
     RelayOptions {
+        tls_modes: settings
+            .listen
+            .iter()
+            .map(|listen| listen.tls.effective_mode())
+            .map(|mode| match mode {
+                TlsMode::Off => relay::world::TlsMode::Off,
+                TlsMode::Optional => relay::world::TlsMode::Optional,
+                TlsMode::Required => relay::world::TlsMode::Required,
+            })
+            .collect(),
         is_session_mode: settings.pool.mode == PoolMode::Session,
         first_bytes_within: timeouts.first_bytes,
         login_within: timeouts.login,
@@ -195,6 +212,7 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             Err(_) => return false,
             Ok(Order::Drain) => return true,
             Ok(Order::Server(snapshot)) => see_server(world, &snapshot),
+            Ok(Order::Encrypt(encryption)) => encrypt(world, &encryption),
             Ok(Order::Permit) => world.backend.permit_arrived(),
             Ok(Order::Report) => {
                 let report = Box::new(report(world));
@@ -203,6 +221,16 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             }
         }
     }
+}
+
+/// New connections are encrypted so from now on. Configurations become the shard's own, so that no
+/// shard writes what another reads.
+fn encrypt(world: &World, encryption: &Encryption) {
+    let own = |config: &Option<Arc<ServerConfig>>| {
+        config.as_ref().map(|config| Arc::new(ServerConfig::clone(config)))
+    };
+    world.tls.replace(encryption.listeners.iter().map(own).collect());
+    world.backend.set_tls(encryption.uplink.as_ref());
 }
 
 fn see_server(world: &World, snapshot: &Snapshot) {
@@ -271,5 +299,6 @@ fn report(world: &World) -> ShardCounters {
         accept_pauses: driver.accept_pauses,
         over_budget: driver.over_budget,
         enters: driver.enters,
+        tls_handshakes: driver.tls_handshakes,
     }
 }

@@ -35,10 +35,18 @@ pub enum CloseReason {
     Http,
     /// The proxy shuts down.
     Drain,
+    /// TLS on a listener that has none.
+    TlsNotOffered,
+    /// No TLS on a listener that requires it.
+    TlsRequired,
+    /// TLS within TLS.
+    NestedLayer,
+    /// The TLS handshake failed, or a record was damaged.
+    TlsFailed,
 }
 
 impl CloseReason {
-    pub const ALL: [CloseReason; 16] = [
+    pub const ALL: [CloseReason; 20] = [
         CloseReason::Goodbye,
         CloseReason::ClientGone,
         CloseReason::LoginTimeout,
@@ -55,6 +63,10 @@ impl CloseReason {
         CloseReason::ServerGone,
         CloseReason::Http,
         CloseReason::Drain,
+        CloseReason::TlsNotOffered,
+        CloseReason::TlsRequired,
+        CloseReason::NestedLayer,
+        CloseReason::TlsFailed,
     ];
 
     /// The label in `boltmux_closed_total{reason}`.
@@ -76,6 +88,10 @@ impl CloseReason {
             CloseReason::ServerGone => "server_gone",
             CloseReason::Http => "http",
             CloseReason::Drain => "drain",
+            CloseReason::TlsNotOffered => "tls_not_offered",
+            CloseReason::TlsRequired => "tls_required",
+            CloseReason::NestedLayer => "nested_layer",
+            CloseReason::TlsFailed => "tls_failed",
         }
     }
 }

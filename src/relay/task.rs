@@ -2,7 +2,7 @@
 
 use crate::relay::close::CloseReason;
 use crate::relay::serving::Serving;
-use crate::relay::world::{Present, World};
+use crate::relay::world::{Present, TlsMode, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
 use crate::transport::detect::{Detected, detect};
@@ -23,25 +23,67 @@ use std::task::Poll;
 const FIRST_BYTES_MAX: usize = 10 << 10;
 
 /// Accepts for as long as the shard lives; every client gets a task.
-pub async fn accept(world: Rc<World>, listener: u32) {
+pub async fn accept(world: Rc<World>, listener: u32, place: usize) {
     loop {
         let conn = world.driver.accept_on(listener).await;
-        let task = client(world.clone(), conn);
+        let task = client(world.clone(), conn, place);
         world.driver.spawn(task);
     }
 }
 
-async fn client(world: Rc<World>, conn: Conn) {
+async fn client(world: Rc<World>, conn: Conn, place: usize) {
     let present = Present::enter(&world);
-    let mut stream = Stream::from(conn);
-    let why = run(&world, &mut stream, &present).await;
-    present.close(why);
+    let mut first = FirstBytes { world: world.clone(), bytes: Vec::new() };
+    let limit = world.driver.sleep(world.options.first_bytes_within);
+    let (stream, refusal) = secure(&world, conn, &mut first, place).await;
+    let why = match refusal {
+        None => run(&world, &stream, &present, first, limit).await,
+        Some(why) => why,
+    };
+    let is_broken = stream.tls_failure().is_some();
+    present.close(if is_broken { CloseReason::TlsFailed } else { why });
     stream.close().await;
 }
 
-async fn run(world: &Rc<World>, stream: &mut Stream, present: &Present) -> CloseReason {
-    let mut first = FirstBytes { world: world.clone(), bytes: Vec::new() };
-    let limit = world.driver.sleep(world.options.first_bytes_within);
+/// Puts TLS between the client and its bytes if it begins so.
+async fn secure(
+    world: &Rc<World>,
+    conn: Conn,
+    first: &mut FirstBytes,
+    place: usize,
+) -> (Stream, Option<CloseReason>) {
+    let stream = Stream::from(conn);
+    let mode = world.options.tls_modes.get(place).copied().unwrap_or_default();
+    let config = world.tls.borrow().get(place).cloned().flatten();
+    let mut limit = pin!(world.driver.sleep(world.options.first_bytes_within));
+    while detect(&first.bytes) == Detected::NeedMore {
+        if first.more(&stream, limit.as_mut()).await.is_err() {
+            break;
+        }
+    }
+    match (detect(&first.bytes), config) {
+        (Detected::Tls, Some(config)) if mode != TlsMode::Off => {
+            let bytes = std::mem::take(&mut first.bytes);
+            match stream.encrypt(&bytes, &config) {
+                Ok(stream) => (stream, None),
+                Err(stream) => (stream, Some(CloseReason::TlsFailed)),
+            }
+        }
+        (Detected::Tls, _) => (stream, Some(CloseReason::TlsNotOffered)),
+        (Detected::Bolt | Detected::Http, _) if mode == TlsMode::Required => {
+            (stream, Some(CloseReason::TlsRequired))
+        }
+        _ => (stream, None),
+    }
+}
+
+async fn run(
+    world: &Rc<World>,
+    stream: &Stream,
+    present: &Present,
+    mut first: FirstBytes,
+    limit: Sleep,
+) -> CloseReason {
     let accepted_at = world.driver.now();
     let greeted = match greet(world, stream, &mut first, limit).await {
         Ok(greeted) => greeted,
@@ -88,8 +130,9 @@ async fn greet(
             Detected::Bolt => break,
             Detected::Http => return Err(serve_http(world, stream, first, limit).await),
             Detected::NeedMore => first.more(stream, limit.as_mut()).await?,
-            // TLS on a plain port, or nothing we know: closed without a word, as servers do.
-            Detected::Tls | Detected::Close => return Err(CloseReason::UnknownProtocol),
+            // TLS within TLS, or nothing we know: closed without a word, as servers do.
+            Detected::Tls => return Err(CloseReason::NestedLayer),
+            Detected::Close => return Err(CloseReason::UnknownProtocol),
         }
     }
     while first.bytes.len() < 20 {

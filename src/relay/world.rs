@@ -8,6 +8,7 @@ use crate::relay::session::SessionLimits;
 use crate::transport::driver::Driver;
 use crate::transport::http::Health;
 use crate::wire::version::Version;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,9 +16,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+/// Whether a listener's clients encrypt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsMode {
+    #[default]
+    Off,
+    Optional,
+    Required,
+}
+
 /// The configuration's part in a client's life.
 #[derive(Clone, Debug)]
 pub struct RelayOptions {
+    /// By listener, in the settings' order.
+    pub tls_modes: Vec<TlsMode>,
     /// One server connection per client instead of one per transaction.
     pub is_session_mode: bool,
     pub first_bytes_within: Duration,
@@ -68,6 +80,8 @@ pub struct World {
     pub holders: RefCell<HashMap<u64, usize>>,
     /// Who is to be closed because the shard holds too much.
     pub condemned: Cell<Option<u64>>,
+    /// What new clients are encrypted with, by listener, in the settings' order.
+    pub tls: RefCell<Vec<Option<Arc<ServerConfig>>>>,
     /// The control core has said something of the server.
     pub has_news: Cell<bool>,
 }

@@ -1,11 +1,9 @@
-//! What a task reads and writes: a plain TCP connection now; TLS and WebSocket belong here.
+//! What a task reads and writes: a plain TCP connection or TLS over one; WebSocket belongs here.
 //!
 //! Every variant has the interface of `Conn`, so that the tasks above do not know what lies below.
 //! The match is static: a plain connection costs one predictable branch.
 //!
-//! - TLS: a variant that owns a `Conn` and a rustls connection. `poll_recv` feeds received chunks
-//!   to it and returns plaintext as chunks; `send` encrypts into heap chunks. Partial records live
-//!   in the variant, never in a future.
+//! - TLS: see `tls`. Partial records live in the variant, never in a future.
 //! - WebSocket: a variant over either. `poll_recv` unmasks payloads in place and returns them as
 //!   spans; `send` puts a frame header in front, gathered into the same send.
 //!
@@ -13,13 +11,19 @@
 
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::{Conn, IdleSocket};
+use crate::transport::driver::Driver;
+use crate::transport::tls::{self, TlsStream};
+use rustls::ServerConfig;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub enum Stream {
     Tcp(Conn),
+    Tls(Box<TlsStream>),
 }
 
 /// Forwards to the variant's method of the same name.
@@ -27,11 +31,21 @@ macro_rules! forward {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self {
             Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
 }
 
 impl Stream {
+    /// Goes on with what another shard has detached.
+    pub fn adopt(driver: &Rc<Driver>, socket: IdleSocket) -> Stream {
+        let conn = driver.adopt(socket.fd, socket.side);
+        match socket.session {
+            Some(session) => TlsStream::attach(conn, session).into(),
+            None => conn.into(),
+        }
+    }
+
     /// See `Conn::poll_recv`.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         forward!(self, stream => stream.poll_recv(cx))
@@ -112,6 +126,26 @@ impl Stream {
         forward!(self, stream => stream.detach().await)
     }
 
+    /// Answers a client's TLS handshake, `first_bytes` of which have been read. Waits for nothing;
+    /// given back as it was if this connection cannot be encrypted.
+    pub fn encrypt(self, first_bytes: &[u8], config: &Arc<ServerConfig>) -> Result<Stream, Stream> {
+        match self {
+            Stream::Tcp(conn) => match tls::accept(conn, first_bytes, config) {
+                Ok(stream) => Ok(stream.into()),
+                Err(conn) => Err(conn.into()),
+            },
+            other => Err(other),
+        }
+    }
+
+    /// Why the peer of a TLS connection was not believed, if it was not.
+    pub fn tls_failure(&self) -> Option<Arc<str>> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(stream) => stream.failure(),
+        }
+    }
+
     /// See `Conn::peer_address`.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         forward!(self, stream => stream.peer_address())
@@ -120,6 +154,12 @@ impl Stream {
     /// See `Conn::local_address`.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         forward!(self, stream => stream.local_address())
+    }
+}
+
+impl From<TlsStream> for Stream {
+    fn from(stream: TlsStream) -> Stream {
+        Stream::Tls(Box::new(stream))
     }
 }
 
