@@ -7,16 +7,19 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{PoolMode, Settings};
+use crate::config::settings::{Listen, PoolMode, Settings, TlsMode};
+use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
-use crate::relay::doors::Door;
+use crate::relay::doors::{Door, TlsMode as DoorTls};
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
 use crate::relay::world::{RelayOptions, World};
 use crate::transport::driver::{self, Driver, DriverHandle};
 use crate::transport::http::Health;
+use crate::transport::websocket::upgrade::Origins;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -35,8 +38,9 @@ pub struct Parts {
     pub shard: usize,
     pub shards: usize,
     pub settings: Arc<Settings>,
-    /// One per address.
-    pub listeners: Vec<TcpListener>,
+    /// One per address, and which of the settings' listeners it belongs to.
+    pub listeners: Vec<(usize, TcpListener)>,
+    pub encryption: Encryption,
     pub permits: Arc<Permits>,
     pub clients: Arc<AtomicU32>,
     pub clients_max: u32,
@@ -74,6 +78,7 @@ pub async fn run(parts: Parts) {
             secret: parts.secret,
         },
     );
+    encrypt(&world, &parts.encryption);
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
     let (mut listeners, mut seen) = (Some(parts.listeners), 0);
@@ -85,11 +90,10 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
-            let ping_every = parts.settings.timeouts.websocket_ping;
-            let door = Rc::new(Door { ping_every, ..Door::default() });
-            for listener in listeners.take().into_iter().flatten() {
+            let doors = doors(&parts.settings);
+            for (place, listener) in listeners.take().into_iter().flatten() {
                 let number = driver.listen(listener);
-                driver.spawn(task::accept(world.clone(), number, door.clone()));
+                driver.spawn(task::accept(world.clone(), number, doors[place].clone()));
             }
         }
         seen = driver.mail(seen).await;
@@ -118,6 +122,7 @@ fn make_world(
         name: format!("{}:{}", settings.uplink.host, settings.uplink.port),
         connect_within: settings.timeouts.connect,
         login_within: settings.timeouts.login,
+        tls: None,
     };
     let options = BackendOptions {
         pool: PoolOptions {
@@ -153,7 +158,25 @@ fn make_world(
         holders: RefCell::default(),
         condemned: Cell::new(None),
         has_news: Cell::new(false),
+        tls: RefCell::default(),
     })
+}
+
+/// The conditions of each listener, in their order in the settings.
+fn doors(settings: &Settings) -> Vec<Rc<Door>> {
+    let door = |(place, listen): (usize, &Listen)| {
+        Rc::new(Door {
+            place,
+            tls: match listen.tls.effective_mode() {
+                TlsMode::Off => DoorTls::Off,
+                TlsMode::Optional => DoorTls::Optional,
+                TlsMode::Required => DoorTls::Required,
+            },
+            origins: Origins::Any,
+            ping_every: settings.timeouts.websocket_ping,
+        })
+    };
+    settings.listen.iter().enumerate().map(door).collect()
 }
 
 fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
@@ -200,6 +223,7 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             Err(_) => return false,
             Ok(Order::Drain) => return true,
             Ok(Order::Server(snapshot)) => see_server(world, &snapshot),
+            Ok(Order::Encrypt(encryption)) => encrypt(world, &encryption),
             Ok(Order::Permit) => world.backend.permit_arrived(),
             Ok(Order::Report) => {
                 let report = Box::new(report(world));
@@ -208,6 +232,16 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             }
         }
     }
+}
+
+/// New connections are encrypted so from now on. Configurations become the shard's own, so that no
+/// shard writes what another reads.
+fn encrypt(world: &World, encryption: &Encryption) {
+    let own = |config: &Option<Arc<ServerConfig>>| {
+        config.as_ref().map(|config| Arc::new(ServerConfig::clone(config)))
+    };
+    world.tls.replace(encryption.listeners.iter().map(own).collect());
+    world.backend.set_tls(encryption.uplink.as_ref());
 }
 
 fn see_server(world: &World, snapshot: &Snapshot) {
@@ -283,5 +317,6 @@ fn report(world: &World) -> ShardCounters {
         accept_pauses: driver.accept_pauses,
         over_budget: driver.over_budget,
         enters: driver.enters,
+        tls_handshakes: driver.tls_handshakes,
     }
 }

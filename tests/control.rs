@@ -688,7 +688,7 @@ fn sample(text: &str, name: &str) -> u64 {
 }
 
 fn counts(base: u64) -> ShardCounters {
-    let mut closed = [0; 21];
+    let mut closed = [0; 22];
     closed[CloseReason::ALL.iter().position(|&r| r == CloseReason::IdleTimeout).unwrap()] =
         base + 1;
     let mut discarded = [0; 15];

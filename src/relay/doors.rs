@@ -21,7 +21,7 @@ use crate::transport::driver::Sleep;
 use crate::transport::http;
 use crate::transport::stream::Stream;
 use crate::transport::websocket::WebSocket;
-use crate::transport::websocket::codec::{CloseCode, Fault};
+use crate::transport::websocket::codec::CloseCode;
 use crate::transport::websocket::upgrade::Origins;
 use bytes::Bytes;
 use std::future::{Future, poll_fn};
@@ -40,6 +40,8 @@ const LOGIN_BYTES_MAX: usize = 64 << 10;
 /// One listener's conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Door {
+    /// Its place among the listeners of the settings.
+    pub place: usize,
     pub tls: TlsMode,
     /// From which pages a WebSocket may be opened.
     pub origins: Origins,
@@ -87,7 +89,7 @@ impl Entrance {
                 Detected::Tls if self.door.tls == TlsMode::Off => {
                     return Err(CloseReason::TlsNotOffered);
                 }
-                Detected::Tls => return Err(CloseReason::TlsNotOffered),
+                Detected::Tls => self.encrypt()?,
                 Detected::Close => return Err(CloseReason::UnknownProtocol),
                 Detected::Bolt | Detected::Http if is_plain => {
                     return Err(CloseReason::TlsRequired);
@@ -144,6 +146,25 @@ impl Entrance {
         }
     }
 
+    /// Puts TLS around what comes; its first bytes have come already.
+    fn encrypt(&mut self) -> Result<(), CloseReason> {
+        let config = self.world.tls.borrow().get(self.door.place).cloned().flatten();
+        let config = config.ok_or(CloseReason::TlsNotOffered)?;
+        let first = std::mem::take(&mut self.bytes);
+        let stream = self.stream.take().expect("a layer is put on without a pause");
+        self.is_encrypted = true;
+        match stream.encrypt(&first, &config) {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(stream) => {
+                self.stream = Some(stream);
+                Err(CloseReason::TlsFailed)
+            }
+        }
+    }
+
     /// Health checks, discovery, whoever speaks HTTP by mistake, and upgrades.
     async fn serve_http(&mut self) -> Result<(), CloseReason> {
         loop {
@@ -180,9 +201,15 @@ impl Entrance {
     }
 }
 
-/// Why a client was closed: a rule of WebSocket that it broke is the reason above others.
-pub fn reason(why: CloseReason, fault: Option<Fault>) -> CloseReason {
-    if fault.is_some() { CloseReason::WebSocketViolation } else { why }
+/// Why a client was closed: what a layer found wrong is the reason above others.
+pub fn reason(stream: &Stream, why: CloseReason) -> CloseReason {
+    if stream.tls_failure().is_some() {
+        CloseReason::TlsFailed
+    } else if stream.fault().is_some() {
+        CloseReason::WebSocketViolation
+    } else {
+        why
+    }
 }
 
 /// Ends a client's connection; behind WebSocket it is told why.
