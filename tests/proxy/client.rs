@@ -3,8 +3,11 @@
 use crate::value::{Value, map};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Only a test that fails waits so long: the storm's clients wait for each other, too.
@@ -122,6 +125,8 @@ pub fn proposals(versions: &[[u8; 4]]) -> Vec<u8> {
 
 pub struct Client {
     pub stream: TcpStream,
+    /// Between the bytes and the socket, if the connection is encrypted.
+    pub tls: Option<Box<ClientConnection>>,
     pub version: Version,
     buffer: Vec<u8>,
     start: usize,
@@ -138,16 +143,36 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let (buffer, connection_id) = (Vec::new(), String::new());
-        Client { stream, version: V5_4, buffer, start: 0, noops: 0, connection_id }
+        Client { stream, tls: None, version: V5_4, buffer, start: 0, noops: 0, connection_id }
+    }
+
+    /// Connected, with TLS agreed for a host of this name.
+    pub fn secure(
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+        host: &str,
+    ) -> std::io::Result<Client> {
+        let mut client = Client::connect(address);
+        let name = ServerName::try_from(host.to_owned()).expect("the name of a host");
+        let mut tls = ClientConnection::new(config.clone(), name).expect("a sound configuration");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut client.stream)?;
+        }
+        client.tls = Some(Box::new(tls));
+        Ok(client)
     }
 
     /// Connected, with this version agreed.
     pub fn negotiate(address: SocketAddr, version: Version) -> Client {
-        let mut client = Client::connect(address);
-        client.send(&proposals(&[version.to_bytes()]));
-        assert_eq!(client.read(4).as_deref(), Ok(&version.to_bytes()[..]));
-        client.version = version;
-        client
+        Client::connect(address).agree(version)
+    }
+
+    /// Agrees on this version.
+    pub fn agree(mut self, version: Version) -> Client {
+        self.send(&proposals(&[version.to_bytes()]));
+        assert_eq!(self.read(4).as_deref(), Ok(&version.to_bytes()[..]));
+        self.version = version;
+        self
     }
 
     pub fn login(address: SocketAddr, version: Version) -> Client {
@@ -161,7 +186,13 @@ impl Client {
         user: &str,
         password: &str,
     ) -> Result<Client, Said> {
-        let mut client = Client::negotiate(address, version);
+        Client::negotiate(address, version).log_in(user, password)
+    }
+
+    /// Logs in on the version agreed; or what came instead.
+    pub fn log_in(self, user: &str, password: &str) -> Result<Client, Said> {
+        let version = self.version;
+        let mut client = self;
         let mut bytes = hello(version, user, password);
         if version.has_logon() {
             bytes.extend(logon(user, password));
@@ -186,11 +217,18 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.try_send(bytes).unwrap();
     }
 
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.tls {
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
+            None => self.stream.write_all(bytes),
+        }
     }
 
     /// Exactly so many bytes.
@@ -209,7 +247,11 @@ impl Client {
             self.start = 0;
         }
         let mut bytes = [0; 4096];
-        match self.stream.read(&mut bytes) {
+        let read = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut bytes),
+            None => self.stream.read(&mut bytes),
+        };
+        match read {
             Ok(0) => Err(Said::EndOfFile),
             Ok(length) => {
                 self.buffer.extend_from_slice(&bytes[..length]);

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod bad_server;
+mod certificates;
 mod client;
 mod http;
 mod idle_memory;
@@ -20,4 +21,5 @@ mod shards;
 mod slow;
 mod stage;
 mod storm;
+mod tls;
 mod value;
