@@ -23,7 +23,7 @@ fn connect(address: SocketAddr) -> Client {
 }
 
 fn log_in(address: SocketAddr) -> Client {
-    connect(address).log_in(V5_4, "neo4j", PASSWORD).expect("the login is right")
+    connect(address).agree(V5_4).log_in("neo4j", PASSWORD).expect("the login is right")
 }
 
 /// Bytes as they are on the wire, past the client's own frames.
