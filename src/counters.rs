@@ -14,7 +14,7 @@ pub struct ShardCounters {
     /// Clients that wait for a server connection now.
     pub clients_waiting: u64,
     /// Closed clients by `CloseReason`.
-    pub closed: Tally<21>,
+    pub closed: Tally<22>,
     /// Server connections not kept, by `Discard`.
     pub discarded: Tally<15>,
     /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned,
@@ -44,4 +44,6 @@ pub struct ShardCounters {
     pub accept_pauses: u64,
     pub over_budget: u64,
     pub enters: u64,
+    /// TLS handshakes with clients and with servers: full, resumed, failed.
+    pub tls_handshakes: [Tally<3>; 2],
 }

@@ -7,16 +7,18 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{PoolMode, Settings};
+use crate::config::settings::{PoolMode, Settings, TlsMode};
+use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
-use crate::relay::doors::Door;
+use crate::relay::doors::{self, Door};
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
 use crate::relay::world::{RelayOptions, World};
 use crate::transport::driver::{self, Driver, DriverHandle};
 use crate::transport::http::Health;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -35,8 +37,9 @@ pub struct Parts {
     pub shard: usize,
     pub shards: usize,
     pub settings: Arc<Settings>,
-    /// One per address.
-    pub listeners: Vec<TcpListener>,
+    /// One per address, and which of the settings' listeners it belongs to.
+    pub listeners: Vec<(usize, TcpListener)>,
+    pub encryption: Encryption,
     pub permits: Arc<Permits>,
     pub clients: Arc<AtomicU32>,
     pub clients_max: u32,
@@ -74,6 +77,7 @@ pub async fn run(parts: Parts) {
             secret: parts.secret,
         },
     );
+    encrypt(&world, &parts.encryption);
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
     let (mut listeners, mut seen) = (Some(parts.listeners), 0);
@@ -85,16 +89,29 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
-            let door =
-                Rc::new(Door { ping_every: Some(Duration::from_secs(30)), ..Door::default() });
-            for listener in listeners.take().into_iter().flatten() {
-                let number = driver.listen(listener);
-                driver.spawn(task::accept(world.clone(), number, door.clone()));
+            for (place, listener) in listeners.take().into_iter().flatten() {
+                let (number, door) = (driver.listen(listener), door(&parts.settings, place));
+                driver.spawn(task::accept(world.clone(), number, door));
             }
         }
         seen = driver.mail(seen).await;
     }
     drain(&world, &link, parts.settings.timeouts.drain).await;
+}
+
+/// The conditions of the listener at `place` in the settings.
+fn door(settings: &Settings, place: usize) -> Rc<Door> {
+    let mode = settings.listen.get(place).map(|listen| listen.tls.effective_mode());
+    Rc::new(Door {
+        place,
+        tls: match mode {
+            None | Some(TlsMode::Off) => doors::TlsMode::Off,
+            Some(TlsMode::Optional) => doors::TlsMode::Optional,
+            Some(TlsMode::Required) => doors::TlsMode::Required,
+        },
+        ping_every: Some(Duration::from_secs(30)),
+        ..Door::default()
+    })
 }
 
 /// What `make_world` needs besides settings.
@@ -118,6 +135,7 @@ fn make_world(
         name: format!("{}:{}", settings.uplink.host, settings.uplink.port),
         connect_within: settings.timeouts.connect,
         login_within: settings.timeouts.login,
+        tls: None,
     };
     let options = BackendOptions {
         pool: PoolOptions {
@@ -153,6 +171,7 @@ fn make_world(
         holders: RefCell::default(),
         condemned: Cell::new(None),
         has_news: Cell::new(false),
+        tls: RefCell::default(),
     })
 }
 
@@ -200,6 +219,7 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             Err(_) => return false,
             Ok(Order::Drain) => return true,
             Ok(Order::Server(snapshot)) => see_server(world, &snapshot),
+            Ok(Order::Encrypt(encryption)) => encrypt(world, &encryption),
             Ok(Order::Permit) => world.backend.permit_arrived(),
             Ok(Order::Report) => {
                 let report = Box::new(report(world));
@@ -208,6 +228,16 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             }
         }
     }
+}
+
+/// New connections are encrypted so from now on. Configurations become the shard's own, so that no
+/// shard writes what another reads.
+fn encrypt(world: &World, encryption: &Encryption) {
+    let own = |config: &Option<Arc<ServerConfig>>| {
+        config.as_ref().map(|config| Arc::new(ServerConfig::clone(config)))
+    };
+    world.tls.replace(encryption.listeners.iter().map(own).collect());
+    world.backend.set_tls(encryption.uplink.as_ref());
 }
 
 fn see_server(world: &World, snapshot: &Snapshot) {
@@ -283,5 +313,6 @@ fn report(world: &World) -> ShardCounters {
         accept_pauses: driver.accept_pauses,
         over_budget: driver.over_budget,
         enters: driver.enters,
+        tls_handshakes: driver.tls_handshakes,
     }
 }

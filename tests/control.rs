@@ -688,10 +688,10 @@ fn sample(text: &str, name: &str) -> u64 {
 }
 
 fn counts(base: u64) -> ShardCounters {
-    let mut closed = [0; 21];
+    let mut closed = [0; CloseReason::ALL.len()];
     closed[CloseReason::ALL.iter().position(|&r| r == CloseReason::IdleTimeout).unwrap()] =
         base + 1;
-    let mut discarded = [0; 15];
+    let mut discarded = [0; Discard::ALL.len()];
     discarded[Discard::ALL.iter().position(|&d| d == Discard::Evicted).unwrap()] = base + 2;
     ShardCounters {
         accepted: base + 3,
@@ -720,6 +720,7 @@ fn counts(base: u64) -> ShardCounters {
         over_budget: base + 24,
         enters: base + 25,
         servers_turned_over: base + 26,
+        tls_handshakes: [[0; 3]; 2],
     }
 }
 

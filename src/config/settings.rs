@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
@@ -59,12 +60,67 @@ impl Default for Settings {
 pub struct Listen {
     /// `localhost:8888`, where the Go bolt-proxy listens, so that it can be replaced in place.
     pub bind: Bind,
+    /// Whether and how its clients encrypt.
+    pub tls: ListenTls,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { bind: Bind { host: BindHost::Name("localhost".into()), port: 8888 } }
+        Self {
+            bind: Bind { host: BindHost::Name("localhost".into()), port: 8888 },
+            tls: ListenTls::default(),
+        }
     }
+}
+
+/// TLS of one listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenTls {
+    /// `None`: optional with a certificate, off without one, as in the Go bolt-proxy.
+    pub mode: Option<TlsMode>,
+    /// Certificate chains, each with the key at the same place in `keys`, or in its own file if
+    /// there are no keys. The first is for who names no host that another one has.
+    pub certificates: Vec<PathBuf>,
+    /// Their keys.
+    pub keys: Vec<PathBuf>,
+    /// The authorities that clients' certificates come from. `None`: clients need none.
+    pub client_ca: Option<PathBuf>,
+    /// Who of those clients is let in. Empty: all.
+    pub client_names: Vec<String>,
+    /// The oldest version: 1.2, since older drivers know nothing newer.
+    pub minimum: TlsVersion,
+}
+
+impl ListenTls {
+    /// What `mode` comes to.
+    pub fn effective_mode(&self) -> TlsMode {
+        let with_certificate = |is_there: bool| match is_there {
+            true => TlsMode::Optional,
+            false => TlsMode::Off,
+        };
+        self.mode.unwrap_or(with_certificate(!self.certificates.is_empty()))
+    }
+}
+
+/// Whether a listener's clients encrypt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// None does.
+    Off,
+    /// Each as it likes, on one port.
+    Optional,
+    /// All do.
+    Required,
+}
+
+/// A version of TLS that is believed safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    V1_2,
+    /// RFC 8446.
+    V1_3,
 }
 
 /// An address to listen on; names are resolved at start.
@@ -96,11 +152,31 @@ pub enum Scheme {
     Neo4j,
 }
 
+/// Whether connections to servers are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// `bolt://` and `neo4j://`: not at all.
+    #[default]
+    Off,
+    /// `+s`: for servers whose certificate is good for the name dialled.
+    Verified,
+    /// `+ssc`: whatever certificate they show.
+    Unverified,
+}
+
 /// The servers behind the proxy, and the account that watches them.
 #[derive(Clone, Debug)]
 pub struct Uplink {
     /// From `uplink.uri`, `bolt` by default as in the Go bolt-proxy.
     pub scheme: Scheme,
+    /// From `uplink.uri`, off by default.
+    pub encryption: Encryption,
+    /// Whom to believe with `+s`. `None`: the authorities of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate to show to servers that ask for one.
+    pub client_cert: Option<PathBuf>,
+    /// Its key. `None`: in the same file.
+    pub client_key: Option<PathBuf>,
     /// Name or address literal, IPv6 without brackets. From `uplink.uri`, default `localhost`.
     pub host: String,
     /// TCP port. From `uplink.uri`, default 7687, Bolt's registered port.
@@ -121,6 +197,10 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             scheme: Scheme::Bolt,
+            encryption: Encryption::Off,
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
             host: "localhost".into(),
             port: 7687,
             user: "neo4j".into(),

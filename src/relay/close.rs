@@ -45,10 +45,12 @@ pub enum CloseReason {
     EarlyBytes,
     /// A frame that WebSocket forbids, or no binary one.
     WebSocketViolation,
+    /// The TLS handshake failed, or a record was damaged.
+    TlsFailed,
 }
 
 impl CloseReason {
-    pub const ALL: [CloseReason; 21] = [
+    pub const ALL: [CloseReason; 22] = [
         CloseReason::Goodbye,
         CloseReason::ClientGone,
         CloseReason::LoginTimeout,
@@ -70,6 +72,7 @@ impl CloseReason {
         CloseReason::NestedLayer,
         CloseReason::EarlyBytes,
         CloseReason::WebSocketViolation,
+        CloseReason::TlsFailed,
     ];
 
     /// The label in `boltmux_closed_total{reason}`.
@@ -96,6 +99,7 @@ impl CloseReason {
             CloseReason::NestedLayer => "nested_layer",
             CloseReason::EarlyBytes => "early_bytes",
             CloseReason::WebSocketViolation => "websocket_violation",
+            CloseReason::TlsFailed => "tls_failed",
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::transport::driver::Sleep;
 use crate::transport::http;
 use crate::transport::stream::Stream;
 use crate::transport::websocket::WebSocket;
-use crate::transport::websocket::codec::{CloseCode, Fault};
+use crate::transport::websocket::codec::CloseCode;
 use crate::transport::websocket::upgrade::Origins;
 use bytes::Bytes;
 use std::future::{Future, poll_fn};
@@ -40,6 +40,8 @@ const LOGIN_BYTES_MAX: usize = 64 << 10;
 /// One listener's conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Door {
+    /// Which listener of the settings it is; its certificates are found by that.
+    pub place: usize,
     pub tls: TlsMode,
     /// From which pages a WebSocket may be opened.
     pub origins: Origins,
@@ -87,7 +89,7 @@ impl Entrance {
                 Detected::Tls if self.door.tls == TlsMode::Off => {
                     return Err(CloseReason::TlsNotOffered);
                 }
-                Detected::Tls => return Err(CloseReason::TlsNotOffered),
+                Detected::Tls => self.encrypt()?,
                 Detected::Close => return Err(CloseReason::UnknownProtocol),
                 Detected::Bolt | Detected::Http if is_plain => {
                     return Err(CloseReason::TlsRequired);
@@ -166,6 +168,18 @@ impl Entrance {
         }
     }
 
+    /// Puts TLS on; its handshake goes on whenever the next bytes are asked for.
+    fn encrypt(&mut self) -> Result<(), CloseReason> {
+        let config = self.world.tls.borrow().get(self.door.place).cloned().flatten();
+        let config = config.ok_or(CloseReason::TlsNotOffered)?;
+        let plain = self.stream.take().expect("a layer is put on without a pause");
+        let encrypted = plain.encrypt(&std::mem::take(&mut self.bytes), &config);
+        let is_encrypted = encrypted.is_ok();
+        self.stream = Some(encrypted.unwrap_or_else(|plain| plain));
+        self.is_encrypted = is_encrypted;
+        if is_encrypted { Ok(()) } else { Err(CloseReason::TlsFailed) }
+    }
+
     fn upgrade(&mut self, head_bytes: usize, answer: Bytes) -> Result<(), CloseReason> {
         // A client waits for the answer before its first frame (RFC 6455, 4.1).
         if self.bytes.len() > head_bytes {
@@ -180,9 +194,15 @@ impl Entrance {
     }
 }
 
-/// Why a client was closed: a rule of WebSocket that it broke is the reason above others.
-pub fn reason(why: CloseReason, fault: Option<Fault>) -> CloseReason {
-    if fault.is_some() { CloseReason::WebSocketViolation } else { why }
+/// Why a client was closed: a rule of a layer that it broke is the reason above others.
+pub fn reason(why: CloseReason, stream: &Stream) -> CloseReason {
+    if stream.fault().is_some() {
+        CloseReason::WebSocketViolation
+    } else if stream.tls_failure().is_some() {
+        CloseReason::TlsFailed
+    } else {
+        why
+    }
 }
 
 /// Ends a client's connection; behind WebSocket it is told why.

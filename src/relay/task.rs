@@ -35,8 +35,7 @@ async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
         Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
         Err(why) => why,
     };
-    let fault = stream.fault();
-    present.close(doors::reason(why, fault));
+    present.close(doors::reason(why, &stream));
     doors::close(stream, why).await;
 }
 

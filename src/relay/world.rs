@@ -9,6 +9,7 @@ use crate::transport::driver::Driver;
 use crate::transport::http::Health;
 use crate::wire::handshake::{self, Choice, Proposal};
 use crate::wire::version::Version;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -71,6 +72,8 @@ pub struct World {
     pub holders: RefCell<HashMap<u64, usize>>,
     /// Who is to be closed because the shard holds too much.
     pub condemned: Cell<Option<u64>>,
+    /// What new clients are encrypted with, by listener, in the settings' order.
+    pub tls: RefCell<Vec<Option<Arc<ServerConfig>>>>,
     /// The control core has said something of the server.
     pub has_news: Cell<bool>,
 }

@@ -268,6 +268,14 @@ impl Chunk {
         Some(Chunk { backing, start: 0, end })
     }
 
+    /// Bytes made here, TLS records for instance, on the shard's `budget` until they are dropped.
+    pub fn on_budget(bytes: Vec<u8>, budget: &Rc<HeapBudget>) -> Option<Chunk> {
+        let held = budget.try_hold(bytes.len())?;
+        let end = length_of(&bytes);
+        let backing = Backing::Heap(Rc::new(HeapBytes { bytes, _held: held }));
+        Some(Chunk { backing, start: 0, end })
+    }
+
     /// Drops the first `count` bytes.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "a chunk of {} bytes has no {count} to drop", self.len());

@@ -51,6 +51,16 @@ pub enum Planted {
     EarlyReturns,
 }
 
+/// How a TLS handshake came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsEvent {
+    Full,
+    /// From an earlier session, with less to compute and to send.
+    Resumed,
+    /// One of the two did not believe the other, or broke the rules.
+    Failed,
+}
+
 /// What one shard has done and holds. Pairs are for accepted and dialed sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -64,6 +74,8 @@ pub struct Counters {
     pub dialed: u64,
     pub received_bytes: [u64; 2],
     pub sent_bytes: [u64; 2],
+    /// TLS handshakes: by `TlsEvent`.
+    pub tls_handshakes: [[u64; 3]; 2],
     /// Sent straight out of the buffers they came in.
     pub relayed_bytes: u64,
     /// Copied to the heap: by stuck sends, and by tasks that said so (`Driver::note_copied`).

@@ -8,15 +8,21 @@
 
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::{Conn, IdleSocket};
+use crate::transport::driver::Driver;
+use crate::transport::tls::{self, TlsStream};
 use crate::transport::websocket::WebSocket;
 use crate::transport::websocket::codec::{CloseCode, Fault};
+use rustls::ServerConfig;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub enum Stream {
     Tcp(Conn),
+    Tls(Box<TlsStream>),
     /// Over one of the others.
     WebSocket(Box<WebSocket>),
 }
@@ -26,6 +32,7 @@ macro_rules! forward {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self {
             Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
             Stream::WebSocket($stream) => $call,
         }
     };
@@ -36,6 +43,7 @@ macro_rules! forward_below {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self {
             Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
             Stream::WebSocket(websocket) => {
                 let $stream = websocket.inner();
                 $call
@@ -45,6 +53,15 @@ macro_rules! forward_below {
 }
 
 impl Stream {
+    /// Goes on with what another shard has detached.
+    pub fn adopt(driver: &Rc<Driver>, socket: IdleSocket) -> Stream {
+        let conn = driver.adopt(socket.fd, socket.side);
+        match socket.session {
+            Some(session) => TlsStream::attach(conn, session).into(),
+            None => conn.into(),
+        }
+    }
+
     /// See `Conn::poll_recv`.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         forward!(self, stream => stream.poll_recv(cx))
@@ -129,6 +146,7 @@ impl Stream {
     pub async fn detach(self) -> Option<IdleSocket> {
         match self {
             Stream::Tcp(stream) => stream.detach().await,
+            Stream::Tls(stream) => stream.detach().await,
             // A bare socket would have lost where the frames are.
             Stream::WebSocket(_) => None,
         }
@@ -137,7 +155,7 @@ impl Stream {
     /// The rule of WebSocket that the peer has broken.
     pub fn fault(&self) -> Option<Fault> {
         match self {
-            Stream::Tcp(_) => None,
+            Stream::Tcp(_) | Stream::Tls(_) => None,
             Stream::WebSocket(stream) => stream.fault(),
         }
     }
@@ -145,8 +163,29 @@ impl Stream {
     /// What a peer behind WebSocket is told when this is closed.
     pub fn set_close_code(&self, code: CloseCode) {
         match self {
-            Stream::Tcp(_) => {}
+            Stream::Tcp(_) | Stream::Tls(_) => {}
             Stream::WebSocket(stream) => stream.set_close_code(code),
+        }
+    }
+
+    /// Answers a client's TLS handshake, `first_bytes` of which have been read. Waits for nothing;
+    /// given back as it was if this connection cannot be encrypted.
+    pub fn encrypt(self, first_bytes: &[u8], config: &Arc<ServerConfig>) -> Result<Stream, Stream> {
+        match self {
+            Stream::Tcp(conn) => match tls::accept(conn, first_bytes, config) {
+                Ok(stream) => Ok(stream.into()),
+                Err(conn) => Err(conn.into()),
+            },
+            other => Err(other),
+        }
+    }
+
+    /// Why the peer of a TLS connection was not believed, if it was not.
+    pub fn tls_failure(&self) -> Option<Arc<str>> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(stream) => stream.failure(),
+            Stream::WebSocket(stream) => stream.inner().tls_failure(),
         }
     }
 
@@ -158,6 +197,12 @@ impl Stream {
     /// See `Conn::local_address`.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         forward_below!(self, stream => stream.local_address())
+    }
+}
+
+impl From<TlsStream> for Stream {
+    fn from(stream: TlsStream) -> Stream {
+        Stream::Tls(Box::new(stream))
     }
 }
 
