@@ -169,7 +169,8 @@ scenarios.managed_transactions = context => using(context.driver(), async sessio
     return one(tx, 'MATCH (n:Managed) RETURN count(n)')
   }).catch(errorOf)
   const read = await session.executeRead(tx => one(tx, 'MATCH (n:Managed) RETURN count(n)'))
-  const refused = await attempt(() => session.executeRead(tx => tx.run('CREATE (:Managed)')))
+  const refused = await attempt(() => session.executeRead(
+    tx => tx.run('CREATE (:Managed)').then(() => 'written')))
   return [attempts, written, read, refused]
 })
 
@@ -387,7 +388,8 @@ scenarios.execute_query = async context => {
   return [made.keys, made.summary.counters.updates().nodesCreated,
     read.records.map(record => record.get('id')),
     await attempt(() => driver.executeQuery('RETRUN 1')),
-    await attempt(() => driver.executeQuery('CREATE (n)', {}, { routing: neo4j.routing.READ }))]
+    await attempt(() => driver.executeQuery('CREATE (n)', {}, { routing: neo4j.routing.READ })
+      .then(() => 'written'))]
 }
 
 scenarios.values_there_and_back = context => using(context.driver(), async session => {

@@ -1,0 +1,2 @@
+def write(everything, results_of, proxy):
+    pass
