@@ -21,6 +21,10 @@ CORE = ("connectivity,version,auto_commit,explicit_transactions,values_there_and
         "two_users_of_one_driver,login_refused")
 
 
+# Many clients log in wrongly here, and none may lock the user for the next one.
+SETTINGS = ("dbms.security.auth_max_failed_attempts=0",)
+
+
 @dataclass(frozen=True)
 class ServerKind:
     """A server that can be started; `versions` is what it speaks."""
@@ -32,11 +36,11 @@ class ServerKind:
 
 SERVERS = {kind.name: kind for kind in (
     ServerKind("neo4j-5.26", f"Neo4j Community {NEO4J_VERSION}",
-               lambda: Server("matrix-5.26", version=NEO4J_VERSION),
+               lambda: Server("matrix-5.26", version=NEO4J_VERSION, settings=SETTINGS),
                ("4.0", "4.1", "4.2", "4.3", "4.4", "5.0", "5.1", "5.2", "5.3", "5.4",
                 "5.6", "5.7", "5.8")),
     ServerKind("neo4j-2026", f"Neo4j Community {NEO4J_VERSION_NEW}",
-               lambda: Server("matrix-2026", version=NEO4J_VERSION_NEW),
+               lambda: Server("matrix-2026", version=NEO4J_VERSION_NEW, settings=SETTINGS),
                ("4.0", "4.1", "4.2", "4.3", "4.4", "5.0", "5.1", "5.2", "5.3", "5.4",
                 "5.6", "5.7", "5.8", "6.0", "6.1")),
     ServerKind("arcadedb", f"ArcadeDB {ARCADEDB_VERSION}",
@@ -82,7 +86,7 @@ def javascript(version, **options):
 def web(version):
     return Client(f"web-{version}", f"JavaScript driver {version}, Chromium",
                   ("node", f"{HERE}/chromium.mjs", f"{CACHE}/node-{version}"),
-                  ("chromium.mjs", "scenarios.mjs"))
+                  ("chromium.mjs", "page.mjs", "page.html", "scenarios.mjs"))
 
 
 def java_driver(version, **options):
@@ -114,9 +118,9 @@ CLIENTS = {client.name: client for client in (
     Client("cypher-shell", "cypher-shell 5.26.30",
            (f"{CACHE}/python-6.4.1/bin/python", f"{HERE}/shell.py"), ("shell.py",), watched=True),
     Client("neo4rs", "Rust neo4rs 0.8.0", (f"{CACHE}/neo4rs-0.8.0/target/debug/scenarios",),
-           ("neo4rs/main.rs",), watched=True),
+           ("neo4rs/src/main.rs",), watched=True),
     Client("neo4j-browser", "Neo4j Browser 5.24.0, Chromium", ("node", f"{HERE}/browser.mjs"),
-           ("browser.mjs",)),
+           ("browser.mjs", "page.mjs")),
 )}
 
 

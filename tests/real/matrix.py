@@ -1,9 +1,10 @@
 """Runs every client against every server, directly and through boltmux, and compares.
 
     tests/real/matrix [--proxy BINARY] [--servers NAMES] [--clients NAMES] [--schemes NAMES]
-                      [--only NAMES] [--again] [--quick] [--document] [--under COMMAND]
+                      [--only NAMES] [--again] [--quick] [--document] [--for SECONDS]
 
 What came out of each cell is kept in .cache/matrix/, so a run that was ended goes on where it was.
+With --for, no cell is begun after so many seconds.
 A cell is run anew when its scenarios change and, through boltmux, when the program changes;
 --again runs all anew. After a run of everything, COMPATIBILITY.md is written from the results;
 --document writes it from what there is. With --quick, a few cells run and nothing is written.
@@ -28,7 +29,6 @@ from support import CACHE, HOST, REPOSITORY, end_in_order_on_sigterm, end_with_p
 RESULTS = os.path.join(CACHE, "matrix")
 # The longest takes 60 s directly; scenarios that hang give up by themselves after 90 s each.
 PASS_LIMIT_S = 600
-SCHEMES = ("bolt", "neo4j")
 SHOWN_MAX = 1200  # Characters of an outcome that is shown when the two differ.
 SHARDS = 2
 # One cell of each kind: what breaks one client or one server breaks one of these.
@@ -79,13 +79,13 @@ class Store:
         os.replace(path + ".new", path)
 
 
-def run_pass(cell, way, scheme, port, direct_port, only, under):
+def run_pass(cell, way, scheme, port, direct_port, only):
     """{"outcomes": {name: outcome}, "versions": [...], "seconds": ...} of one client's run."""
     client = CLIENTS[cell.client]
     log_path = os.path.join(CACHE, "run", f"{cell.name} {way}.log".replace(" ", "-"))
     started = time.monotonic()
     relay = Relay(port, cell.version) if cell.version or client.watched else None
-    argv = [*under.split(), *client.argv, "--uri", f"{scheme}://{HOST}:{relay.port if relay else port}",
+    argv = [*client.argv, "--uri", f"{scheme}://{HOST}:{relay.port if relay else port}",
             "--direct", f"bolt://{HOST}:{direct_port}", "--only", only, "--server", cell.server]
     with open(log_path, "w") as log:
         child = subprocess.Popen(
@@ -127,6 +127,9 @@ class Progress:
         self.total, self.done, self.started = total, 0, time.monotonic()
         self.failures = []
 
+    def time_is_up(self, limit_s):
+        return time.monotonic() - self.started > limit_s
+
     def line(self, cell, text, good):
         self.done += 1
         passed_s = time.monotonic() - self.started
@@ -144,8 +147,7 @@ def run_cell(cell, server, proxy, arguments, store):
                               ("through", cell.scheme, proxy.port_for(cell.scheme))):
         result = None if arguments.again else store.load(cell, way)
         if result is None or arguments.only:
-            result = run_pass(cell, way, scheme, port, server.port, arguments.only or cell.only,
-                              arguments.under)
+            result = run_pass(cell, way, scheme, port, server.port, arguments.only or cell.only)
             if not arguments.only and result["outcomes"]:
                 store.save(cell, way, result)
         results[way] = result
@@ -186,6 +188,8 @@ def run_server(name, wanted, arguments, store, progress):
         options = {"pool.size": 4, "shards": SHARDS, **prepare.proxy_options()}
         with Proxy(arguments.proxy, server.port, options, name=f"boltmux-{name}") as proxy:
             for cell in missing:
+                if progress.time_is_up(arguments.limit_s):
+                    break
                 show_cell(cell, run_cell(cell, server, proxy, arguments, store), progress)
             output, status = proxy.output(), proxy.stop()
             if "panicked" in output or status != 0:
@@ -200,12 +204,12 @@ def parse():
     parser.add_argument("--proxy", default=f"{REPOSITORY}/target/release/boltmux")
     parser.add_argument("--servers", default=",".join(SERVERS))
     parser.add_argument("--clients", default=",".join(CLIENTS))
-    parser.add_argument("--schemes", default=",".join(SCHEMES))
+    parser.add_argument("--schemes", default=",".join(prepare.SCHEMES))
     parser.add_argument("--only", default="", help="names of scenarios; nothing is kept then")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--document", action="store_true")
-    parser.add_argument("--under", default="", help="a command that each client runs under")
+    parser.add_argument("--for", dest="limit_s", type=float, default=1e9)
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     return parser.parse_args()
 
@@ -233,15 +237,17 @@ def main():
     store, progress = Store(arguments.proxy), Progress(len(wanted))
     for name in SERVERS:
         of_server = [cell for cell in wanted if cell.server == name]
-        if of_server:
+        if of_server and not progress.time_is_up(arguments.limit_s):
             run_server(name, of_server, arguments, store, progress)
-    everything = list(cells(SCHEMES))
-    if arguments.document or (not arguments.only and wanted == everything):
-        document.write(everything, lambda cell: known(cell, store), arguments.proxy)
+    everything = list(cells(prepare.SCHEMES))
+    complete = progress.done == len(wanted) and wanted == everything
+    if arguments.document or (complete and not arguments.only):
+        document.write(everything, lambda cell: known(cell, store), arguments.proxy, SHARDS,
+                       prepare.SCHEMES_OFF)
     for failure in progress.failures:
         print(f"failed: {failure}")
     print(f"matrix: {progress.done - len(progress.failures)} cells passed,"
-          f" {len(progress.failures)} failed")
+          f" {len(progress.failures)} failed, {len(wanted) - progress.done} not run")
     sys.exit(1 if progress.failures or not progress.done else 0)
 
 

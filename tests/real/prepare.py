@@ -10,6 +10,10 @@ import subprocess
 from catalogue import CLIENTS, HERE
 from support import CACHE
 
+# The schemes that boltmux accepts clients on, and why the others are not tried.
+SCHEMES = ("bolt", "neo4j")
+SCHEMES_OFF = {}
+
 
 def programs(names):
     """Builds what these clients need."""
@@ -36,7 +40,7 @@ def build_go(version):
 def build_neo4rs():
     program = CLIENTS["neo4rs"].argv[0]
     folder = os.path.dirname(os.path.dirname(os.path.dirname(program)))
-    with open(os.path.join(HERE, "neo4rs", "main.rs")) as file:
+    with open(os.path.join(HERE, "neo4rs", "src", "main.rs")) as file:
         source = file.read()
     if put(os.path.join(folder, "src", "main.rs"), source, program):
         subprocess.run(["cargo", "build", "--quiet"], cwd=folder, check=True,
