@@ -18,10 +18,12 @@ mod case;
 mod chunking;
 mod handshake;
 mod http;
+mod liar;
 
 mod messages;
 mod packstream;
 mod process;
 mod run;
+mod server_side;
 
 mod witness;
