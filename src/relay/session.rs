@@ -339,10 +339,11 @@ impl Session {
     /// `before`: how many held requests came before this one.
     fn decide(&mut self, request: Request<'_>, cx: Context<'_>, before: usize) -> Decision {
         let (head, is_behind) = (request.head, before > 0);
-        if head.tag == tag::GOODBYE && head.is_struct && head.fields == 0 {
+        let is_goodbye = head.tag == tag::GOODBYE && head.is_struct && head.fields == 0;
+        if is_goodbye && !has_more_than_its_head(request) {
             return self.close(CloseReason::Goodbye);
         }
-        if !is_request(self.version, head) {
+        if !is_request(self.version, head) || has_more_than_its_head(request) {
             if is_behind || !self.owed.is_empty() || matches!(self.phase, Phase::LoggingIn) {
                 return Decision::Hold;
             }
@@ -412,6 +413,12 @@ impl Session {
     fn answer(&mut self, bytes: Bytes) {
         self.actions.push_back(Action::Answer(bytes));
     }
+}
+
+/// Bytes behind a structure without fields. What is answered here is judged here; and nobody knows
+/// if a server takes such a COMMIT for one.
+fn has_more_than_its_head(request: Request<'_>) -> bool {
+    request.head.fields == 0 && request.payload.is_none_or(|payload| payload.len() > 2)
 }
 
 fn risk_of(is_read: bool) -> Risk {

@@ -75,8 +75,7 @@ impl Pool {
     pub(super) fn balance(&mut self, now: Duration) {
         self.now = now;
         while let Some((key, ticket)) = self.neediest() {
-            let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
-            if self.dialing >= DIALS_MAX || is_paused {
+            if !self.may_dial(now) {
                 break;
             }
             if self.spare > 0 || self.permits.try_take() {
@@ -142,7 +141,9 @@ impl Pool {
             return self.give_up(id, shard, wanted);
         }
         let same = self.keys[key as usize].queue.front().copied();
-        if let Some((other, ticket)) = self.neediest()
+        // A permit is of no use to whoever waits for a pause to end.
+        if self.may_dial(now)
+            && let Some((other, ticket)) = self.neediest()
             && other != key
             && self.is_preferred(other, ticket, key, same)
         {
@@ -169,6 +170,12 @@ impl Pool {
                 idle.insert(at, id);
             }
         }
+    }
+
+    /// Whether a permit could be used now.
+    fn may_dial(&self, now: Duration) -> bool {
+        let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
+        self.dialing < DIALS_MAX && !is_paused
     }
 
     /// Whether a waiter of another key should have the permit of a connection of `key`. Older
@@ -453,13 +460,17 @@ mod tests {
     }
 
     fn identity() -> Rc<Identity> {
+        identity_of("neo4j")
+    }
+
+    fn identity_of(user: &str) -> Rc<Identity> {
         let profile = Profile {
             version: Version::new(5, 4),
             routing: None,
             utc_patch: false,
             notifications: Notifications::default(),
         };
-        let auth = Auth::from_parts("basic", "neo4j", "test-password");
+        let auth = Auth::from_parts("basic", user, "test-password");
         Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
     }
 
@@ -495,6 +506,27 @@ mod tests {
         let after = NOW + BACKOFF_MAX;
         pool.tick(after);
         assert_eq!((dials(&mut pool).len(), permits.open()), (1, 2));
+    }
+
+    #[test]
+    fn a_pause_costs_nobody_else_a_connection() {
+        let (mut pool, permits) = pool(8);
+        let (warm, other) = (identity(), identity_of("other"));
+        pool.acquire(&warm, Want::Lease, NOW);
+        let kept = dials(&mut pool)[0];
+        pool.dialed(kept, NOW);
+        pool.acquire(&other, Want::Lease, NOW);
+        let failing = dials(&mut pool)[0];
+        pool.acquire(&other, Want::Lease, NOW);
+        let failing_too = dials(&mut pool)[0];
+        pool.dial_failed(failing, unreachable(), NOW);
+        pool.dial_failed(failing_too, unreachable(), NOW);
+        assert!(pool.waiters() > 0, "they wait for the pause to end");
+        // Dialling is held up, and not for want of permits: closing this one would help nobody.
+        pool.checkin(kept, NOW);
+        assert_eq!((pool.census().1, permits.open()), (1, 1));
+        pool.tick(NOW + BACKOFF_MAX);
+        assert!(!dials(&mut pool).is_empty() && pool.census().1 == 1);
     }
 
     #[test]
