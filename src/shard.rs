@@ -7,17 +7,18 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{PoolMode, Settings, TlsMode};
+use crate::config::settings::{Listen, PoolMode, Settings, TlsMode};
 use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
-use crate::relay;
+use crate::relay::doors::{Door, TlsMode as DoorTls};
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
 use crate::relay::world::{RelayOptions, World};
 use crate::transport::driver::{self, Driver, DriverHandle};
 use crate::transport::http::Health;
+use crate::transport::websocket::upgrade::Origins;
 use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
@@ -89,9 +90,10 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
+            let doors = doors(&parts.settings);
             for (place, listener) in listeners.take().into_iter().flatten() {
                 let number = driver.listen(listener);
-                driver.spawn(task::accept(world.clone(), number, place));
+                driver.spawn(task::accept(world.clone(), number, doors[place].clone()));
             }
         }
         seen = driver.mail(seen).await;
@@ -129,6 +131,7 @@ fn make_world(
             max_lifetime_jitter_percent: settings.pool.max_lifetime_jitter,
             idle_timeout: settings.pool.idle_timeout,
             liveness_check: settings.pool.liveness_check,
+            reauth: settings.pool.reauth.then_some(settings.pool.approval_ttl),
             claim: settings.pool.size / cells.shards as u32,
         },
         approval_ttl: settings.pool.approval_ttl,
@@ -159,20 +162,28 @@ fn make_world(
     })
 }
 
+/// The conditions of each listener, in their order in the settings.
+fn doors(settings: &Settings) -> Vec<Rc<Door>> {
+    let door = |(place, listen): (usize, &Listen)| {
+        Rc::new(Door {
+            place,
+            tls: match listen.tls.effective_mode() {
+                TlsMode::Off => DoorTls::Off,
+                TlsMode::Optional => DoorTls::Optional,
+                TlsMode::Required => DoorTls::Required,
+            },
+            origins: Origins::Any,
+            ping_every: settings.timeouts.websocket_ping,
+        })
+    };
+    settings.listen.iter().enumerate().map(door).collect()
+}
+
 fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
     let timeouts = &settings.timeouts;
     RelayOptions {
-        tls_modes: settings
-            .listen
-            .iter()
-            .map(|listen| listen.tls.effective_mode())
-            .map(|mode| match mode {
-                TlsMode::Off => relay::world::TlsMode::Off,
-                TlsMode::Optional => relay::world::TlsMode::Optional,
-                TlsMode::Required => relay::world::TlsMode::Required,
-            })
-            .collect(),
         is_session_mode: settings.pool.mode == PoolMode::Session,
+        versions: settings.uplink.versions.clone(),
         first_bytes_within: timeouts.first_bytes,
         login_within: timeouts.login,
         message_within: timeouts.message,
@@ -236,6 +247,12 @@ fn encrypt(world: &World, encryption: &Encryption) {
 fn see_server(world: &World, snapshot: &Snapshot) {
     world.has_news.set(true);
     world.backend.set_server(snapshot.addresses.clone(), snapshot.known.as_ref());
+    if world.options.shard == 0 && snapshot.known.is_some() && world.offered().is_empty() {
+        tracing::warn!(
+            "uplink.versions names none of the Bolt versions that the server speaks: no client \
+             can be served; name one of them, or leave the key out"
+        );
+    }
     let agent = snapshot.known.as_ref().map(|known| known.agent.clone());
     let mut health = world.health.borrow_mut();
     health.healthy = snapshot.is_reachable;
@@ -286,6 +303,7 @@ fn report(world: &World) -> ShardCounters {
         servers_opened: pool.counters.opened,
         servers_closed: pool.counters.closed,
         servers_borrowed: pool.counters.borrowed,
+        servers_turned_over: pool.counters.turned_over,
         servers_lent: pool.counters.lent,
         leases_acquired: pool.counters.acquired,
         leases_returned: pool.counters.returned,

@@ -9,7 +9,8 @@ use crate::transport::tls::client::Uplink;
 use crate::wire::chunk::{self, Head, Kind, Scanner};
 use crate::wire::handshake::{self, Choice};
 use crate::wire::message::{
-    Failure, GOODBYE, HelloSuccess, LogonSuccess, ServerHello, encode_hello, encode_logon, tag,
+    Auth, Failure, GOODBYE, HelloSuccess, LOGOFF, LogonSuccess, ServerHello, encode_hello,
+    encode_logon, tag,
 };
 use crate::wire::version::Version;
 use bytes::Bytes;
@@ -200,6 +201,26 @@ async fn log_in(
         true => Ok((hello, credentials_expired)),
         false => Err(String::from("bytes came after the answer to the login").into()),
     }
+}
+
+/// LOGOFF and LOGON on a connection that is READY; whether the user may only change the password.
+/// Nothing else may be on its way.
+pub async fn log_on_again(conn: &Stream, auth: &Auth) -> Result<bool, DialError> {
+    let lost = || DialError::Failed(DialFailure::Lost);
+    if !conn.is_quiet() {
+        return Err(lost());
+    }
+    let mut bytes = Zeroizing::new(LOGOFF.to_vec());
+    bytes.extend_from_slice(&Zeroizing::new(encode_logon(auth)));
+    conn.send([Bytes::copy_from_slice(&bytes).into()]);
+    let mut answers = Answers::default();
+    answers.success(conn).await.map_err(|_| lost())?;
+    let payload = match answers.success(conn).await {
+        Err(DialError::Failed(DialFailure::Unreachable(_))) => return Err(lost()),
+        answer => answer?,
+    };
+    let logon = LogonSuccess::parse(&payload).map_err(|_| lost())?;
+    if answers.bytes.is_empty() { Ok(logon.credentials_expired) } else { Err(lost()) }
 }
 
 /// Reads summaries one by one.

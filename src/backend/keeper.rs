@@ -28,6 +28,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 mod logins;
+mod reauth;
 mod sharing;
 
 /// How often lifetimes and idle limits are looked at: they are minutes.
@@ -279,6 +280,9 @@ impl Backend {
                 Some(Order::Dial(id, identity)) => {
                     self.driver.spawn(self.clone().dial(id, identity));
                 }
+                Some(Order::TurnOver(id, identity)) => {
+                    self.driver.spawn(self.clone().turn_over(id, identity));
+                }
                 Some(Order::Grant(ticket, id)) => self.grant(ticket, id),
                 Some(Order::LoggedIn(ticket)) => self.login_ended(ticket, LoginOutcome::Accepted),
                 Some(Order::Refuse(ticket, refusal)) => self.refuse(ticket, refusal),
@@ -323,12 +327,7 @@ impl Backend {
         if let DialFailure::Unreachable(text) = &failure {
             tracing::debug!("dial to {} failed: {text}", target.name);
         }
-        let refused = match &failure {
-            DialFailure::Refused(failure) if failure.is_about_credentials() => {
-                Some(failure.clone())
-            }
-            _ => None,
-        };
+        let refused = failure.about_credentials();
         self.pool.borrow_mut().dial_failed(id, failure, self.now());
         self.carry_out();
         if let Some(failure) = refused {

@@ -15,6 +15,8 @@ pub struct Rule {
 pub const RULES: &[Rule] = &[
     Rule { keys: &["uplink.monitor", "pool.mode"], broken: transaction_mode_unmonitored },
     Rule { keys: &["pool.reauth", "pool.mode"], broken: reauth_without_pool },
+    Rule { keys: &["pool.reauth", "pool.approval_ttl"], broken: reauth_without_approvals },
+    Rule { keys: &["uplink.versions", "pool.mode"], broken: versions_without_pool },
     Rule { keys: &["listen.bind"], broken: bound_twice },
     Rule { keys: &["admin.bind", "listen.bind"], broken: admin_on_listener },
     Rule { keys: &["listen.tls", "listen.cert"], broken: tls_without_certificate },
@@ -48,6 +50,25 @@ fn reauth_without_pool(settings: &Settings) -> Option<String> {
     let broken = settings.pool.reauth && settings.pool.mode == PoolMode::Session;
     broken.then(|| {
         "pool.reauth = true needs pool.mode = \"transaction\": session mode reuses no connection"
+            .into()
+    })
+}
+
+/// Only a user whom the server has accepted lately may take a connection over.
+fn reauth_without_approvals(settings: &Settings) -> Option<String> {
+    let broken = settings.pool.reauth && settings.pool.approval_ttl.is_zero();
+    broken.then(|| {
+        "pool.reauth = true needs pool.approval_ttl above 0: a connection is turned over only to \
+         credentials that the server has accepted that lately"
+            .into()
+    })
+}
+
+fn versions_without_pool(settings: &Settings) -> Option<String> {
+    let broken = !settings.uplink.versions.is_empty() && settings.pool.mode == PoolMode::Session;
+    broken.then(|| {
+        "uplink.versions needs pool.mode = \"transaction\": in session mode the server answers \
+         the handshake itself"
             .into()
     })
 }

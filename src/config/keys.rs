@@ -12,13 +12,11 @@ use std::fmt::Write;
 use crate::config::keys::forms::*;
 use crate::config::settings::{LogLevel, PoolMode, Settings, TlsMode, TlsVersion};
 use crate::config::values::{
-    UplinkAddress, parse_duration, parse_duration_optional, parse_duration_positive, parse_number,
-    parse_percent, parse_size, parse_switch, parse_uri, parse_word, show_bind, show_duration,
-    show_duration_optional, show_size, show_uri,
+    AUTO, UplinkAddress, parse_duration, parse_duration_optional, parse_duration_positive,
+    parse_number, parse_percent, parse_size, parse_switch, parse_uri, parse_versions, parse_word,
+    show_bind, show_duration, show_duration_optional, show_size, show_uri, show_versions,
 };
 
-/// The word for "found out at start".
-const AUTO: &str = "auto";
 /// More connections to one server than one address has ports for cannot be opened.
 const POOL_SIZE_MAX: u32 = 65_535;
 /// A page: the smallest memory the kernel hands out.
@@ -269,6 +267,14 @@ pub const KEYS: &[Key] = &[
         show_secret,
         "the monitor's password; better in the environment or the file than on the command line"
     ),
+    key!(
+        "uplink.versions",
+        Versions,
+        uplink.versions,
+        parse_versions,
+        |it: &Vec<_>| show_versions(it),
+        "Bolt versions offered to clients, preferred first: 5.8, 5.4; auto: all the server speaks"
+    ),
     switch!(
         "uplink.monitor",
         uplink.monitor,
@@ -387,6 +393,11 @@ pub const KEYS: &[Key] = &[
         timeouts.client_idle,
         "without a request outside a transaction"
     ),
+    optional_duration!(
+        "timeouts.websocket_ping",
+        timeouts.websocket_ping,
+        "between Pings to a client behind WebSocket"
+    ),
     duration!("timeouts.drain", timeouts.drain, "for clients to finish after SIGTERM"),
     size!(
         "transport.credit",
@@ -415,7 +426,7 @@ pub const KEYS: &[Key] = &[
     switch!(
         "transport.bundles",
         transport.bundles,
-        "whether one receive may fill several buffers; needs a kernel without the early faults"
+        "whether one receive may fill several buffers, where the kernel does that right"
     ),
     key!(
         "log.level",

@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use crate::config::settings::{Bind, BindHost, Encryption, Scheme};
+use crate::wire::version::Version;
 
 /// A year: longer than any connection lives, short enough that sums of deadlines never overflow.
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -18,6 +19,9 @@ const DURATION_UNITS: [(&str, u64); 4] =
 /// Bytes of each unit, largest first.
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// The word for "found out by itself".
+pub const AUTO: &str = "auto";
 
 /// The word that turns an optional value off.
 pub const OFF: &str = "off";
@@ -122,6 +126,29 @@ pub fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String>
         let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
         format!("expected {}, not {text:?}", known.join(" or "))
     })
+}
+
+/// Reads Bolt versions in the order of preference: `5.8, 5.4, 4.4`; none for `auto`.
+pub fn parse_versions(text: &str) -> Result<Vec<Version>, String> {
+    let mut versions = Vec::new();
+    if text.trim() == AUTO {
+        return Ok(versions);
+    }
+    for part in text.split(',') {
+        let version: Version =
+            part.trim().parse().map_err(|error| format!("{error} (or {AUTO:?})"))?;
+        if versions.contains(&version) {
+            return Err(format!("expected each version once, not {version} twice in {text:?}"));
+        }
+        versions.push(version);
+    }
+    Ok(versions)
+}
+
+/// Prints versions, or `auto` for none.
+pub fn show_versions(versions: &[Version]) -> String {
+    let shown: Vec<String> = versions.iter().map(Version::to_string).collect();
+    if shown.is_empty() { AUTO.into() } else { shown.join(", ") }
 }
 
 /// Reads an address to listen on: `host:port`, `1.2.3.4:port`, `[::1]:port`, `:port`, `*:port`.

@@ -39,14 +39,18 @@ pub enum CloseReason {
     TlsNotOffered,
     /// No TLS on a listener that requires it.
     TlsRequired,
-    /// TLS within TLS.
+    /// TLS within TLS, or an upgrade within WebSocket.
     NestedLayer,
+    /// Bytes before the answer that changes what bytes mean.
+    EarlyBytes,
+    /// A frame that WebSocket forbids, or no binary one.
+    WebSocketViolation,
     /// The TLS handshake failed, or a record was damaged.
     TlsFailed,
 }
 
 impl CloseReason {
-    pub const ALL: [CloseReason; 20] = [
+    pub const ALL: [CloseReason; 22] = [
         CloseReason::Goodbye,
         CloseReason::ClientGone,
         CloseReason::LoginTimeout,
@@ -66,6 +70,8 @@ impl CloseReason {
         CloseReason::TlsNotOffered,
         CloseReason::TlsRequired,
         CloseReason::NestedLayer,
+        CloseReason::EarlyBytes,
+        CloseReason::WebSocketViolation,
         CloseReason::TlsFailed,
     ];
 
@@ -91,6 +97,8 @@ impl CloseReason {
             CloseReason::TlsNotOffered => "tls_not_offered",
             CloseReason::TlsRequired => "tls_required",
             CloseReason::NestedLayer => "nested_layer",
+            CloseReason::EarlyBytes => "early_bytes",
+            CloseReason::WebSocketViolation => "websocket_violation",
             CloseReason::TlsFailed => "tls_failed",
         }
     }

@@ -163,7 +163,7 @@ impl Conn {
     /// Ready while less than the limit is queued. While it is not, look at the source with
     /// `poll_dead` only.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let limit = self.driver.options().queue_bytes_max;
+        let limit = self.driver.queue_bytes_max();
         self.poll_queue(cx, |socket| {
             socket.queued_bytes < limit && socket.queue.len() < ring::GATHER_MAX
         })

@@ -15,7 +15,8 @@ pub struct Options {
     /// can never hold the buffers that answers need.
     pub buffers: [u16; 2],
     pub buffer_bytes: u32,
-    /// Bytes a connection may queue towards one peer before its source is not read.
+    /// Bytes a connection may queue towards one peer before its source is not read; fewer while the
+    /// shard is short of memory, as of the credit (`receive::PRESSED_BYTES`).
     pub queue_bytes_max: usize,
     /// Bytes held outside the ring's buffers: stuck sends, and what tasks hold (`Driver::heap`).
     pub heap_bytes_max: usize,

@@ -1,5 +1,6 @@
 //! A blocking Bolt client that says what it is told and checks nothing by itself.
 
+use crate::frames::Frames;
 use crate::value::{Value, map};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
@@ -134,16 +135,40 @@ pub struct Client {
     pub noops: usize,
     /// From HELLO's answer.
     pub connection_id: String,
+    /// Of a client that speaks WebSocket.
+    pub frames: Option<Frames>,
+}
+
+/// What a client's bytes go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    #[default]
+    Plain,
+    WebSocket,
 }
 
 impl Client {
+    pub fn connect_by(way: Way, address: SocketAddr) -> Client {
+        let client = Client::connect(address);
+        if way == Way::WebSocket { client.upgrade() } else { client }
+    }
+
     pub fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("the proxy listens");
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let (buffer, connection_id) = (Vec::new(), String::new());
-        Client { stream, tls: None, version: V5_4, buffer, start: 0, noops: 0, connection_id }
+        Client {
+            stream,
+            tls: None,
+            frames: None,
+            version: V5_4,
+            buffer,
+            start: 0,
+            noops: 0,
+            connection_id,
+        }
     }
 
     /// Connected, with TLS agreed for a host of this name.
@@ -160,6 +185,15 @@ impl Client {
         }
         client.tls = Some(Box::new(tls));
         Ok(client)
+    }
+
+    /// Goes on in frames of WebSocket, whatever lies below.
+    pub fn upgrade(mut self) -> Client {
+        self.frames = Some(match &mut self.tls {
+            Some(tls) => Frames::upgrade(&mut rustls::Stream::new(&mut **tls, &mut self.stream)),
+            None => Frames::upgrade(&mut self.stream),
+        });
+        self
     }
 
     /// Connected, with this version agreed.
@@ -220,7 +254,10 @@ impl Client {
         self.try_send(bytes).unwrap();
     }
 
+    /// One write; behind WebSocket one frame.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let packed = self.frames.as_mut().map(|frames| frames.pack(bytes));
+        let bytes = packed.as_deref().unwrap_or(bytes);
         match &mut self.tls {
             Some(tls) => {
                 let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
@@ -254,7 +291,10 @@ impl Client {
         match read {
             Ok(0) => Err(Said::EndOfFile),
             Ok(length) => {
-                self.buffer.extend_from_slice(&bytes[..length]);
+                match &mut self.frames {
+                    Some(frames) => self.buffer.extend(frames.unpack(&bytes[..length])),
+                    None => self.buffer.extend_from_slice(&bytes[..length]),
+                }
                 Ok(())
             }
             Err(error) => Err(match error.kind() {

@@ -68,7 +68,7 @@ pub fn parse_files(text: &str) -> Result<Vec<PathBuf>, String> {
     Ok(parse_list(text)?.into_iter().map(PathBuf::from).collect())
 }
 
-pub fn show_files(paths: &Vec<PathBuf>) -> String {
+pub fn show_files(paths: &[PathBuf]) -> String {
     let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
     shown.join(",")
 }

@@ -31,6 +31,8 @@ pub enum Kind {
     Switch,
     /// One of a few words.
     Word,
+    /// `5.8, 5.4`.
+    Versions,
 }
 
 impl Kind {
@@ -51,6 +53,7 @@ impl Kind {
             Self::Percent => "share",
             Self::Switch => "true or false",
             Self::Word => "word",
+            Self::Versions => "versions",
         }
     }
 
