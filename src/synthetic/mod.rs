@@ -43,7 +43,9 @@ pub use server::Server;
 pub use world::Stats;
 
 use crate::wire::version::Version;
+use rustls::ServerConfig;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 /// How a server is to be started.
 #[derive(Clone, Debug)]
@@ -76,6 +78,8 @@ pub struct Options {
     /// Executions the ledger keeps, all threads together; 0 turns it off.
     pub ledger_entries_max: usize,
     pub faults: Faults,
+    /// With it every connection is encrypted.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// What Neo4j 5.26 speaks.
@@ -111,6 +115,7 @@ impl Default for Options {
             // 2^20 entries are about 200 MiB if all are as long as they may be.
             ledger_entries_max: 1 << 20,
             faults: Faults::default(),
+            tls: None,
         }
     }
 }

@@ -433,7 +433,8 @@ fn login(stage: &Stage, way: Way, rest: &str) -> Result<Client, String> {
         [text, user, password] => (version(text)?, user, password),
         _ => return Err("expected LOGIN VERSION [USER PASSWORD]".into()),
     };
-    let client = Client::connect_by(way, stage.address()).log_in(version, user, password);
+    let client = Client::connect_by(way, stage.address());
+    let client = client.agree(version).log_in(user, password);
     client.map_err(|said| format!("got {said:?}"))
 }
 
