@@ -279,6 +279,7 @@ fn pool() -> (Pool, Rc<Identity>) {
         max_lifetime_jitter_percent: 10,
         idle_timeout: Duration::from_secs(600),
         liveness_check: Duration::from_secs(300),
+        reauth: None,
         claim: CONNECTIONS as u32,
     };
     let profile = Profile {

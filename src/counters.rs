@@ -14,9 +14,9 @@ pub struct ShardCounters {
     /// Clients that wait for a server connection now.
     pub clients_waiting: u64,
     /// Closed clients by `CloseReason`.
-    pub closed: Tally<16>,
+    pub closed: Tally<22>,
     /// Server connections not kept, by `Discard`.
-    pub discarded: Tally<14>,
+    pub discarded: Tally<15>,
     /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned,
     /// closing, lent).
     pub servers_leased: u64,
@@ -25,6 +25,7 @@ pub struct ShardCounters {
     /// Server connections since start.
     pub servers_opened: u64,
     pub servers_closed: u64,
+    pub servers_turned_over: u64,
     pub servers_borrowed: u64,
     pub servers_lent: u64,
     /// Leases since start.
@@ -43,4 +44,6 @@ pub struct ShardCounters {
     pub accept_pauses: u64,
     pub over_budget: u64,
     pub enters: u64,
+    /// TLS handshakes with clients and with servers: full, resumed, failed.
+    pub tls_handshakes: [Tally<3>; 2],
 }

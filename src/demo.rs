@@ -284,7 +284,7 @@ impl Stage {
 fn settings(size: &Size, server: SocketAddr) -> Settings {
     let mut settings = Settings { shards: Some(size.shards as usize), ..Settings::default() };
     let host = BindHost::Address(IpAddr::from(Ipv4Addr::LOCALHOST));
-    settings.listen = vec![Listen { bind: Bind { host, port: 0 } }];
+    settings.listen = vec![Listen { bind: Bind { host, port: 0 }, ..Listen::default() }];
     settings.uplink.host = server.ip().to_string();
     settings.uplink.port = server.port();
     settings.uplink.user = USER.into();

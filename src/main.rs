@@ -5,8 +5,9 @@ use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use boltmux::control::certificates::Certificates;
 use boltmux::proxy::Proxy;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use boltmux::config::settings::LogLevel;
 use boltmux::config::{
@@ -37,9 +38,10 @@ fn main() -> ExitCode {
     })
 }
 
-/// Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once.
+/// Serves until SIGTERM or SIGINT, then drains; a second one ends it at once. SIGHUP reads the
+/// certificates anew.
 fn run(settings: Settings) -> u8 {
-    let mut signals = match signal_hook::iterator::Signals::new([SIGTERM, SIGINT]) {
+    let mut signals = match signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(signals) => signals,
         Err(error) => {
             eprintln!("boltmux: cannot listen for signals: {error}");
@@ -51,18 +53,20 @@ fn run(settings: Settings) -> u8 {
     let proxy = match Proxy::start(settings) {
         Ok(proxy) => proxy,
         Err(error) => {
-            eprintln!("boltmux: {}", error.text);
+            error.text.lines().for_each(|line| eprintln!("boltmux: {line}"));
             return error.status;
         }
     };
     let addresses: Vec<String> = proxy.addresses().iter().map(ToString::to_string).collect();
     eprintln!("boltmux: accepting clients on {} for {uplink}", addresses.join(", "));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    signals.forever().next();
+    while signals.forever().next() == Some(SIGHUP) {
+        proxy.reload();
+    }
     eprintln!("boltmux: draining; a second signal ends it at once");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     std::thread::spawn(move || {
-        signals.forever().next();
+        while signals.forever().next() == Some(SIGHUP) {}
         std::process::exit(i32::from(exit::FAILED));
     });
     proxy.drain();
@@ -87,6 +91,10 @@ fn say(text: &str) -> u8 {
 }
 
 fn check(settings: &Settings, connect: bool) -> u8 {
+    if let Err(problems) = Certificates::read(settings) {
+        eprintln!("{problems}");
+        return exit::USAGE;
+    }
     println!("the configuration is sound");
     if !connect {
         return exit::DONE;

@@ -4,6 +4,7 @@ use crate::backend::peers::Peers;
 use crate::backend::permits::{Permits, SHARDS_MAX};
 use crate::config::exit;
 use crate::config::settings::{Bind, BindHost, Settings};
+use crate::control::certificates::{Certificates, Encryption};
 use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
 use crate::control::{self, Shutdown};
 use crate::shard;
@@ -41,12 +42,15 @@ pub struct Proxy {
 impl Proxy {
     /// Binds, starts one shard per CPU and the control core, and returns when all of them run.
     pub fn start(settings: Settings) -> Result<Proxy, StartError> {
+        let certificates = Certificates::read(&settings)
+            .map_err(|problems| StartError { status: exit::USAGE, text: problems.to_string() })?;
         let files = crate::transport::raise_open_files_limit()
             .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
         let cpus = runtime::allowed_cpus();
         let shards = settings.shards.unwrap_or(cpus.len()).clamp(1, SHARDS_MAX);
         let listeners = bind(&settings, shards)?;
-        let addresses = listeners.iter().filter_map(|row| row.first()?.local_addr().ok()).collect();
+        let first = |(_, row): &(usize, Vec<TcpListener>)| row.first()?.local_addr().ok();
+        let addresses = listeners.iter().filter_map(first).collect();
         let clients_max = clients_max(&settings, files)?;
         let settings = Arc::new(settings);
         let permits = Arc::new(Permits::new(settings.pool.size));
@@ -55,12 +59,14 @@ impl Proxy {
             permits,
             clients: Arc::new(AtomicU32::new(0)),
             clients_max,
+            encryption: certificates.encryption(),
             secret: secret()?,
             cpus,
         };
         let (shards, links) = launch.shards(listeners)?;
         let shutdown = Shutdown::default();
-        let options = control::Options::from(&*settings);
+        let mut options = control::Options::from(&*settings);
+        options.certificates = Some(certificates);
         let control = control::start(options, links, launch.permits, shutdown.clone())
             .map_err(|text| StartError { status: exit::FAILED, text })?;
         // Who connects now finds the server known; if it cannot be reached, that is known too.
@@ -83,6 +89,11 @@ impl Proxy {
         let _ = self.control.join();
     }
 
+    /// Reads all certificates anew, soon.
+    pub fn reload(&self) {
+        self.shutdown.reload.store(true, Ordering::Relaxed);
+    }
+
     /// Where operators are answered.
     pub fn admin(&self) -> &[SocketAddr] {
         &self.admin
@@ -95,6 +106,7 @@ struct Launch {
     permits: Arc<Permits>,
     clients: Arc<AtomicU32>,
     clients_max: u32,
+    encryption: Encryption,
     secret: [u8; 32],
     cpus: Vec<usize>,
 }
@@ -105,12 +117,13 @@ impl Launch {
     /// One executor per shard, each with a listener of every row.
     fn shards(
         &self,
-        listeners: Vec<Vec<TcpListener>>,
+        listeners: Vec<(usize, Vec<TcpListener>)>,
     ) -> Result<(Vec<runtime::JoinHandle<()>>, Vec<ShardLink>), StartError> {
-        let shards = listeners.first().map_or(0, Vec::len);
+        let shards = listeners.first().map_or(0, |(_, row)| row.len());
         let (started, starting) = mpsc::channel::<Started>();
         let (mut joins, mut links, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rows: Vec<_> = listeners.into_iter().map(Vec::into_iter).collect();
+        let mut rows: Vec<_> =
+            listeners.into_iter().map(|(place, row)| (place, row.into_iter())).collect();
         for (shard, peers) in Peers::connect(shards).into_iter().enumerate() {
             let (orders, order_queue) = RingBuffer::new(LINK_SLOTS);
             let (report_queue, reports) = RingBuffer::new(LINK_SLOTS);
@@ -119,7 +132,8 @@ impl Launch {
                 shard,
                 shards,
                 settings: self.settings.clone(),
-                listeners: rows.iter_mut().filter_map(Iterator::next).collect(),
+                listeners: next_of_each(&mut rows),
+                encryption: self.encryption.clone(),
                 permits: self.permits.clone(),
                 clients: self.clients.clone(),
                 clients_max: self.clients_max,
@@ -156,6 +170,13 @@ impl Launch {
     }
 }
 
+/// One shard's listeners: the next one of each row.
+fn next_of_each(
+    rows: &mut [(usize, impl Iterator<Item = TcpListener>)],
+) -> Vec<(usize, TcpListener)> {
+    rows.iter_mut().filter_map(|(place, row)| Some((*place, row.next()?))).collect()
+}
+
 /// Waits until every shard runs.
 fn gather(
     starting: &mpsc::Receiver<Started>,
@@ -173,13 +194,13 @@ fn gather(
     Ok(handles.into_iter().map(|(_, handle)| handle).collect())
 }
 
-/// One row of listeners per address, one listener per shard in it.
-fn bind(settings: &Settings, shards: usize) -> Result<Vec<Vec<TcpListener>>, StartError> {
+/// One row of listeners per address, one listener per shard in it, and its place in the settings.
+fn bind(settings: &Settings, shards: usize) -> Result<Vec<(usize, Vec<TcpListener>)>, StartError> {
     let failed = |text| StartError { status: exit::FAILED, text };
     let mut rows = Vec::new();
-    for listen in &settings.listen {
+    for (place, listen) in settings.listen.iter().enumerate() {
         for address in resolve(&listen.bind).map_err(failed)? {
-            rows.push(listener::bind(address, shards).map_err(failed)?);
+            rows.push((place, listener::bind(address, shards).map_err(failed)?));
         }
     }
     Ok(rows)

@@ -7,15 +7,18 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{PoolMode, Settings};
+use crate::config::settings::{PoolMode, Settings, TlsMode};
+use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
+use crate::relay::doors::{self, Door};
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
 use crate::relay::world::{RelayOptions, World};
 use crate::transport::driver::{self, Driver, DriverHandle};
 use crate::transport::http::Health;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::rc::Rc;
@@ -34,8 +37,9 @@ pub struct Parts {
     pub shard: usize,
     pub shards: usize,
     pub settings: Arc<Settings>,
-    /// One per address.
-    pub listeners: Vec<TcpListener>,
+    /// One per address, and which of the settings' listeners it belongs to.
+    pub listeners: Vec<(usize, TcpListener)>,
+    pub encryption: Encryption,
     pub permits: Arc<Permits>,
     pub clients: Arc<AtomicU32>,
     pub clients_max: u32,
@@ -73,6 +77,7 @@ pub async fn run(parts: Parts) {
             secret: parts.secret,
         },
     );
+    encrypt(&world, &parts.encryption);
     world.backend.set_wakes(&wakes);
     let link = Rc::new(RefCell::new(parts.link));
     let (mut listeners, mut seen) = (Some(parts.listeners), 0);
@@ -84,14 +89,29 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
-            for listener in listeners.take().into_iter().flatten() {
-                let number = driver.listen(listener);
-                driver.spawn(task::accept(world.clone(), number));
+            for (place, listener) in listeners.take().into_iter().flatten() {
+                let (number, door) = (driver.listen(listener), door(&parts.settings, place));
+                driver.spawn(task::accept(world.clone(), number, door));
             }
         }
         seen = driver.mail(seen).await;
     }
     drain(&world, &link, parts.settings.timeouts.drain).await;
+}
+
+/// The conditions of the listener at `place` in the settings.
+fn door(settings: &Settings, place: usize) -> Rc<Door> {
+    let mode = settings.listen.get(place).map(|listen| listen.tls.effective_mode());
+    Rc::new(Door {
+        place,
+        tls: match mode {
+            None | Some(TlsMode::Off) => doors::TlsMode::Off,
+            Some(TlsMode::Optional) => doors::TlsMode::Optional,
+            Some(TlsMode::Required) => doors::TlsMode::Required,
+        },
+        ping_every: Some(Duration::from_secs(30)),
+        ..Door::default()
+    })
 }
 
 /// What `make_world` needs besides settings.
@@ -115,6 +135,7 @@ fn make_world(
         name: format!("{}:{}", settings.uplink.host, settings.uplink.port),
         connect_within: settings.timeouts.connect,
         login_within: settings.timeouts.login,
+        tls: None,
     };
     let options = BackendOptions {
         pool: PoolOptions {
@@ -123,6 +144,7 @@ fn make_world(
             max_lifetime_jitter_percent: settings.pool.max_lifetime_jitter,
             idle_timeout: settings.pool.idle_timeout,
             liveness_check: settings.pool.liveness_check,
+            reauth: settings.pool.reauth.then_some(settings.pool.approval_ttl),
             claim: settings.pool.size / cells.shards as u32,
         },
         approval_ttl: settings.pool.approval_ttl,
@@ -149,6 +171,7 @@ fn make_world(
         holders: RefCell::default(),
         condemned: Cell::new(None),
         has_news: Cell::new(false),
+        tls: RefCell::default(),
     })
 }
 
@@ -156,6 +179,7 @@ fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
     let timeouts = &settings.timeouts;
     RelayOptions {
         is_session_mode: settings.pool.mode == PoolMode::Session,
+        versions: settings.uplink.versions.clone(),
         first_bytes_within: timeouts.first_bytes,
         login_within: timeouts.login,
         message_within: timeouts.message,
@@ -195,6 +219,7 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
             Err(_) => return false,
             Ok(Order::Drain) => return true,
             Ok(Order::Server(snapshot)) => see_server(world, &snapshot),
+            Ok(Order::Encrypt(encryption)) => encrypt(world, &encryption),
             Ok(Order::Permit) => world.backend.permit_arrived(),
             Ok(Order::Report) => {
                 let report = Box::new(report(world));
@@ -205,9 +230,25 @@ fn hear_orders(world: &Rc<World>, link: &RefCell<ControlLink>) -> bool {
     }
 }
 
+/// New connections are encrypted so from now on. Configurations become the shard's own, so that no
+/// shard writes what another reads.
+fn encrypt(world: &World, encryption: &Encryption) {
+    let own = |config: &Option<Arc<ServerConfig>>| {
+        config.as_ref().map(|config| Arc::new(ServerConfig::clone(config)))
+    };
+    world.tls.replace(encryption.listeners.iter().map(own).collect());
+    world.backend.set_tls(encryption.uplink.as_ref());
+}
+
 fn see_server(world: &World, snapshot: &Snapshot) {
     world.has_news.set(true);
     world.backend.set_server(snapshot.addresses.clone(), snapshot.known.as_ref());
+    if world.options.shard == 0 && snapshot.known.is_some() && world.offered().is_empty() {
+        tracing::warn!(
+            "uplink.versions names none of the Bolt versions that the server speaks: no client \
+             can be served; name one of them, or leave the key out"
+        );
+    }
     let agent = snapshot.known.as_ref().map(|known| known.agent.clone());
     let mut health = world.health.borrow_mut();
     health.healthy = snapshot.is_reachable;
@@ -258,6 +299,7 @@ fn report(world: &World) -> ShardCounters {
         servers_opened: pool.counters.opened,
         servers_closed: pool.counters.closed,
         servers_borrowed: pool.counters.borrowed,
+        servers_turned_over: pool.counters.turned_over,
         servers_lent: pool.counters.lent,
         leases_acquired: pool.counters.acquired,
         leases_returned: pool.counters.returned,
@@ -271,5 +313,6 @@ fn report(world: &World) -> ShardCounters {
         accept_pauses: driver.accept_pauses,
         over_budget: driver.over_budget,
         enters: driver.enters,
+        tls_handshakes: driver.tls_handshakes,
     }
 }

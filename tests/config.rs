@@ -86,6 +86,7 @@ fn defaults_are_the_documented_ones() {
         ("uplink.uri", "bolt://localhost:7687"),
         ("uplink.user", "neo4j"),
         ("uplink.password", ""),
+        ("uplink.versions", "auto"),
         ("uplink.monitor", "true"),
         ("admin.bind", "off"),
         ("pool.mode", "transaction"),
@@ -111,11 +112,11 @@ fn defaults_are_the_documented_ones() {
         ("timeouts.query", "off"),
         ("timeouts.client_idle", "off"),
         ("timeouts.drain", "30s"),
-        ("transport.credit", "64KiB"),
+        ("transport.credit", "256KiB"),
         ("transport.buffers_client", "512"),
         ("transport.buffers_server", "512"),
         ("transport.buffer_size", "16KiB"),
-        ("transport.bundles", "false"),
+        ("transport.bundles", "true"),
         ("log.level", "info"),
         ("log.debug", "false"),
     ];
@@ -127,12 +128,13 @@ fn defaults_are_the_documented_ones() {
 }
 
 /// A value other than the default for each key, alone sound, printed as it is written.
-const OTHERS: [(&str, &str); 37] = [
+const OTHERS: [(&str, &str); 38] = [
     ("shards", "3"),
     ("listen.bind", "127.0.0.1:1,[::1]:2,*:3"),
     ("uplink.uri", "neo4j://core1:7688"),
     ("uplink.user", "watcher"),
     ("uplink.password", "not-a-real-password"),
+    ("uplink.versions", "5.8, 5.4, 3.0"),
     ("uplink.monitor", "true"),
     ("admin.bind", "127.0.0.1:9100"),
     ("pool.mode", "session"),
@@ -162,7 +164,7 @@ const OTHERS: [(&str, &str); 37] = [
     ("transport.buffers_client", "1024"),
     ("transport.buffers_server", "64"),
     ("transport.buffer_size", "32KiB"),
-    ("transport.bundles", "true"),
+    ("transport.bundles", "false"),
     ("log.level", "warn"),
     ("log.debug", "true"),
 ];
@@ -315,9 +317,12 @@ fn listeners_come_from_repeated_sections() {
 
 #[test]
 fn numbers_and_switches_need_no_quotes_in_files() {
-    let text = "shards = 2\n[pool]\nsize = 1_000\nreauth = true\napproval_ttl = 0\n";
+    let text = "shards = 2\n[pool]\nsize = 1_000\napproval_ttl = 0\n[transport]\nbundles = true\n";
     let settings = run_toml(text).unwrap();
-    assert_eq!((settings.shards, settings.pool.size, settings.pool.reauth), (Some(2), 1000, true));
+    assert_eq!(
+        (settings.shards, settings.pool.size, settings.transport.bundles),
+        (Some(2), 1000, true)
+    );
     assert_eq!(settings.pool.approval_ttl, Duration::ZERO);
 }
 
@@ -328,7 +333,7 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 50] = [
+const REFUSED: [(&str, &str); 53] = [
     ("pool.size=0", "--set pool.size: expected a whole number from 1 to 65535, not \"0\""),
     ("pool.size=-1", "not \"-1\""),
     ("pool.size=1.5", "expected a whole number"),
@@ -377,6 +382,9 @@ const REFUSED: [(&str, &str); 50] = [
     ("uplink.uri=neo4j://a?policy=eu", "nothing behind it"),
     ("uplink.user=", "expected 1 to 4096 bytes of text, not 0"),
     ("uplink.monitor=false", "uplink.monitor = false needs pool.mode = \"session\""),
+    ("uplink.versions=5.5", "expected a Bolt version"),
+    ("uplink.versions=5.4,", "expected a Bolt version"),
+    ("uplink.versions=5.4,5.4", "expected each version once, not 5.4 twice"),
     ("log.level=loud", "expected error or warn or info or debug or trace"),
     ("tls.cert=a", "unknown key \"tls.cert\""),
 ];
@@ -415,6 +423,10 @@ fn cross_checks_wait_for_what_cannot_be_read() {
     let arguments = ["--set", "uplink.monitor=false", "--set", "pool.mode=sesion"];
     let said = refused(&arguments, &[], &[]);
     assert!(!said.contains("needs pool.mode") && said.contains("\"sesion\""), "{said}");
+    let never = ["--set", "pool.reauth=true", "--set", "pool.approval_ttl=0"];
+    assert!(refused(&never, &[], &[]).contains("needs pool.approval_ttl above 0"));
+    let session = ["--set", "uplink.versions=5.4", "--set", "pool.mode=session"];
+    assert!(refused(&session, &[], &[]).contains("the server answers the handshake itself"));
     let said = refused(&["--set", "pool.reauth=true", "--set", "pool.mode=session"], &[], &[]);
     assert!(said.starts_with("--set pool.reauth: "), "{said}");
     let idle = ["--set", "timeouts.transaction=1s", "--set", "timeouts.idle_in_transaction=2s"];

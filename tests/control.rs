@@ -688,10 +688,10 @@ fn sample(text: &str, name: &str) -> u64 {
 }
 
 fn counts(base: u64) -> ShardCounters {
-    let mut closed = [0; 16];
+    let mut closed = [0; CloseReason::ALL.len()];
     closed[CloseReason::ALL.iter().position(|&r| r == CloseReason::IdleTimeout).unwrap()] =
         base + 1;
-    let mut discarded = [0; 14];
+    let mut discarded = [0; Discard::ALL.len()];
     discarded[Discard::ALL.iter().position(|&d| d == Discard::Evicted).unwrap()] = base + 2;
     ShardCounters {
         accepted: base + 3,
@@ -719,6 +719,8 @@ fn counts(base: u64) -> ShardCounters {
         accept_pauses: base + 23,
         over_budget: base + 24,
         enters: base + 25,
+        servers_turned_over: base + 26,
+        tls_handshakes: [[0; 3]; 2],
     }
 }
 
@@ -748,6 +750,7 @@ fn metrics_are_the_sums_over_the_shards() {
         (of_server("server_opened_total"), 10),
         (of_server("server_closed_total"), 11),
         (of_server("server_borrowed_total"), 12),
+        (of_server("server_turned_over_total"), 26),
         (of_server("server_lent_total"), 13),
         ("boltmux_leases_acquired_total".into(), 14),
         ("boltmux_leases_returned_total".into(), 15),

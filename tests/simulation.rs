@@ -98,6 +98,8 @@ fn a_sweep_sees_everything() {
         "refuse_timed_out",
         "refuse_unreachable",
         "refuse_server",
+        "turn_over",
+        "turn_lost",
         "probe",
         "lend",
         "pass_permit",

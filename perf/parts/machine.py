@@ -5,6 +5,7 @@ Owns no processes. Times of /proc are in ticks of 10 ms (USER_HZ).
 
 import os
 import platform
+import resource
 from dataclasses import dataclass
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
@@ -35,6 +36,36 @@ class Layout:
                 f"load on CPU {listed(self.load)}{shared}")
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A layout for several shards."""
+
+    server: list
+    proxies: list
+    load: list
+
+    @staticmethod
+    def of(cpus, shards):
+        """Up to half of the CPUs are the shards', the first half is server's and load's: so they
+        have the same ones whether one shard runs or several. Beyond that the shards take from
+        them."""
+        half = len(cpus) // 2
+        if shards <= half and half > 1:
+            return Spread(cpus[:half // 2], cpus[half:half + shards], cpus[half // 2:half])
+        rest, proxies = cpus[:len(cpus) - shards], cpus[len(cpus) - shards:]
+        if len(rest) < 2:
+            # One CPU is left for both; with none they go wherever the shards are.
+            rest = rest or cpus
+            return Spread(rest, proxies, rest)
+        return Spread(rest[:len(rest) // 2], proxies, rest[len(rest) // 2:])
+
+    def describe(self):
+        both = set(self.server) & set(self.proxies)
+        shared = " (everything shares)" if both else " (shared)" if self.server == self.load else ""
+        return (f"shards on CPU {listed(self.proxies)}, server on CPU {listed(self.server)}, "
+                f"load on CPU {listed(self.load)}{shared}")
+
+
 def listed(cpus):
     return ",".join(str(cpu) for cpu in cpus)
 
@@ -43,17 +74,19 @@ def allowed_cpus():
     return sorted(os.sched_getaffinity(0))
 
 
+def load_average():
+    return ", ".join(f"{value:.1f}" for value in os.getloadavg())
+
+
 def describe():
     """Lines for a record: nothing that names the machine."""
     with open("/proc/cpuinfo") as file:
         models = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
     with open("/proc/meminfo") as file:
         kibibytes = int(file.readline().split()[1])
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return [f"{len(allowed_cpus())} CPUs, {models[0] if models else platform.machine()}, "
             f"{kibibytes / (1 << 20):.0f} GiB memory",
-            f"Linux {platform.release().split('-')[0]}",
-            f"load average at the start (1, 5, 15 minutes): {load}"]
+            f"Linux {platform.release().split('-')[0]}"]
 
 
 def process_ticks(pid):
@@ -63,33 +96,61 @@ def process_ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
+def own_ticks():
+    """CPU time of this process and of the children that have ended: the load generator's."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used) * TICKS_PER_SECOND
+
+
 def resident_bytes(pid):
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def cpu_ticks(cpu):
-    """Ticks of one CPU: used by programs, and stolen by the hypervisor."""
+def cpu_ticks(cpus):
+    """Ticks of these CPUs together: used by programs, and stolen by the hypervisor."""
+    wanted, found = {f"cpu{cpu}" for cpu in cpus}, []
     with open("/proc/stat") as file:
         for line in file:
             name, *fields = line.split()
-            if name == f"cpu{cpu}":
+            if name in wanted:
                 user, nice, system = (int(field) for field in fields[:3])
-                return user + nice + system, int(fields[7])
-    raise SystemExit(f"expected cpu{cpu} in /proc/stat")
+                found.append((user + nice + system, int(fields[7])))
+    if len(found) != len(wanted):
+        raise SystemExit(f"expected {', '.join(sorted(wanted))} in /proc/stat")
+    return tuple(map(sum, zip(*found)))
 
 
 class Watch:
-    """How much of a CPU others have used since it was made, as a share of the time."""
+    """How much of the CPUs others have used since it was made.
 
-    def __init__(self, cpu, pids, now):
-        self.cpu, self.pids, self.start = cpu, pids, now
-        self.used, self.stolen = cpu_ticks(cpu)
-        self.own = sum(process_ticks(pid) for pid in pids)
+    `proxies` are the only processes of ours on `proxy_cpu`; `pids` are all that run.
+    """
 
-    def foreign_share(self, now):
-        used, stolen = cpu_ticks(self.cpu)
-        own = sum(process_ticks(pid) for pid in self.pids) - self.own
+    def __init__(self, cpus, proxy_cpu, proxies, pids, now):
+        self.parts = [Part(cpus, pids, own_ticks)]
+        if proxy_cpu is not None:
+            self.parts.append(Part([proxy_cpu], proxies, lambda: 0))
+        self.start = now
+
+    def foreign_shares(self, now):
+        """Of all CPUs together, and of the proxies' alone if there is one."""
+        seconds = max(now - self.start, 0.01)
+        return [part.foreign_ticks() / TICKS_PER_SECOND / seconds / len(part.cpus)
+                for part in self.parts]
+
+
+class Part:
+    def __init__(self, cpus, pids, others):
+        self.cpus, self.pids, self.others = cpus, pids, others
+        self.used, self.stolen = cpu_ticks(cpus)
+        self.own = self.own_now()
+
+    def own_now(self):
+        return sum(process_ticks(pid) for pid in self.pids) + self.others()
+
+    def foreign_ticks(self):
+        used, stolen = cpu_ticks(self.cpus)
         # Time in interrupts counts for a process on some kernels only, so this errs downwards.
-        foreign = max(0, used - self.used - own) + stolen - self.stolen
-        return foreign / TICKS_PER_SECOND / max(now - self.start, 0.01)
+        foreign = used - self.used - (self.own_now() - self.own)
+        return max(0, foreign) + stolen - self.stolen

@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 import bolt
 import machine
@@ -22,7 +23,7 @@ CONNECTIONS_MAX = 60000
 
 HAPROXY = """\
 global
-    nbthread 1
+    nbthread {threads}
     maxconn {maxconn}
 {tuning}
 defaults
@@ -62,13 +63,19 @@ class Programs:
 
     def __init__(self, folder, layout):
         self.folder, self.layout = folder, layout
-        self.running = []
+        self.running, self.server_pids = [], set()
 
     def end(self):
         for process in self.running:
             process.send_signal(signal.SIGKILL)
             process.wait()
         self.running = []
+
+    def pids(self):
+        return [process.pid for process in self.running]
+
+    def proxy_pids(self):
+        return [pid for pid in self.pids() if pid not in self.server_pids]
 
     def stop(self, contender):
         process = next(each for each in self.running if each.pid == contender.pid)
@@ -95,12 +102,15 @@ class Programs:
                         raise SystemExit(f"{name} did not start:\n{log.read()}") from None
             time.sleep(0.05)
 
-    def synthetic(self):
-        port, cpus = free_port(), self.layout.server
+    def synthetic(self, cpus=None):
+        port, cpus = free_port(), cpus or self.layout.server
         program = ["target/release/examples/synthetic", f"{HOST}:{port}", machine.listed(cpus)]
-        return self.start("server", program, port, cpus)
+        server = self.start(f"server-{machine.listed(cpus)}", program, port, cpus)
+        self.server_pids.add(server.pid)
+        return server
 
-    def haproxy(self, name, server, tuning="", options=""):
+    def haproxy(self, name, server, tuning="", options="", cpus=None):
+        cpus = cpus or [self.layout.proxy]
         port = free_port()
         path = os.path.join(self.folder, f"{name}.cfg")
         # Two descriptors each; what splices takes up to half as many again for its pipes.
@@ -108,17 +118,18 @@ class Programs:
         limit = min(CONNECTIONS_MAX, files // (4 if options else 2) - 100)
         with open(path, "w") as file:
             file.write(HAPROXY.format(port=port, host=HOST, server=server.address, maxconn=limit,
-                                      tuning=tuning, options=options))
-        return self.start(name, ["haproxy", "-db", "-f", path], port, [self.layout.proxy])
+                                      threads=len(cpus), tuning=tuning, options=options))
+        return self.start(name, ["haproxy", "-db", "-f", path], port, cpus)
 
     def boltmux(self, name, server, settings, password=PASSWORD, cpus=None):
-        port = free_port()
+        port, admin = free_port(), free_port()
         cpus = cpus or [self.layout.proxy]
         argv = ["target/release/boltmux", "--bind", f"{HOST}:{port}", "--uri",
                 f"bolt://{server.address}", "--user", USER]
-        for setting in (f"shards={len(cpus)}", *settings):
+        for setting in (f"shards={len(cpus)}", f"admin.bind={HOST}:{admin}", *settings):
             argv += ["--set", setting]
         contender = self.start(name, argv, port, cpus, {"BOLT_PROXY_PASSWORD": password})
+        contender.admin = admin
         self.await_login(contender, password)
         return contender
 
@@ -139,6 +150,18 @@ class Contender:
 
     def __init__(self, name, port, pid):
         self.name, self.port, self.pid = name, port, pid
+        # Where boltmux tells its metrics.
+        self.admin = None
+
+    def metric(self, name):
+        """The sum of all lines of a metric, whatever their labels."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.admin}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        found = [line.rsplit(" ", 1)[1] for line in lines
+                 if line.split("{")[0].split(" ")[0] == name]
+        if not found:
+            raise SystemExit(f"expected {name} among the metrics of {self.name}")
+        return sum(float(value) for value in found)
 
     @property
     def address(self):
@@ -150,9 +173,17 @@ def build():
                    check=True, stdin=subprocess.DEVNULL)
 
 
-def boltload_help():
-    command = ["target/release/boltload", "--help"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def bench_programs(names):
+    """Builds these benches; where cargo has put them."""
+    paths = []
+    for name in names:
+        done = subprocess.run(["cargo", "bench", "--locked", "--bench", name, "--no-run",
+                               "--message-format=json"], check=True, stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, text=True)
+        built = [json.loads(line) for line in done.stdout.splitlines()]
+        paths += [each["executable"] for each in built
+                  if each.get("executable") and each["target"]["kind"] == ["bench"]]
+    return paths
 
 
 def boltload(contenders, options, load_cpus, folder, password=PASSWORD, is_local=True):

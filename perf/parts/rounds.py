@@ -2,11 +2,12 @@
 
 import statistics
 import time
+from dataclasses import dataclass
 
 import machine
 import programs
 
-# Beyond this another program has used too much of the proxies' CPU during a round.
+# Beyond this another program has used too much of the proxies' CPU during a round, or of all.
 FOREIGN_SHARE_MAX = 0.05
 # Beyond this HAProxy and its twin, which are the same, have not met the same conditions.
 TWIN_DEVIATION_MAX = 0.15
@@ -16,11 +17,28 @@ TRIES_PER_ROUND = 3
 BASE, TWIN = "haproxy", "haproxy-twin"
 
 
+@dataclass(frozen=True)
+class Group:
+    """What one call of the load generator measures: these contenders, with these options."""
+
+    contenders: list
+    options: list
+    # Behind the contenders' names where a round has several groups.
+    suffix: str = ""
+    # Where the load runs; the plan's place if nothing is said.
+    load: tuple = ()
+
+    def named(self, contender):
+        return contender.name + self.suffix
+
+
 class Samples:
-    """The rounds of one shape. A round is the numbers of every contender, by name."""
+    """The rounds of one part. A round is the numbers of every contender, by name."""
 
     def __init__(self, names):
-        self.names, self.good, self.disturbed, self.command = names, [], [], ""
+        self.names, self.good, self.disturbed = names, [], []
+        # By group, in the order in which the part names them.
+        self.commands = {}
         self.busy_max = 0.0
 
     @property
@@ -49,6 +67,17 @@ class Samples:
             for kind, count in each[name]["errors"].items():
                 totals[kind] = totals.get(kind, 0) + count
         return totals
+
+    def raw(self):
+        """The numbers of every round, for the record's file of numbers."""
+        return {"counted": [numbers_of(each) for each in self.good],
+                "disturbed": [numbers_of(each) for each in self.disturbed]}
+
+
+def numbers_of(a_round):
+    return {name: {"rate": rate(target), "cpu_us": cpu(target), "p50_ms": p50(target),
+                   "p99_ms": p99(target), "errors": target["errors"]}
+            for name, target in a_round.items()}
 
 
 def median(values):
@@ -88,9 +117,9 @@ def turned(contenders, turn):
     return order[::-1] if turn % 2 else order
 
 
-def is_disturbed(numbers, foreign_share, base, twin):
+def is_disturbed(numbers, foreign_shares, base, twin):
     """Judged by what is not compared: other programs, and how far the base is from its twin."""
-    if foreign_share > FOREIGN_SHARE_MAX:
+    if max(foreign_shares) > FOREIGN_SHARE_MAX:
         return True
     if twin not in numbers:
         return False
@@ -98,23 +127,37 @@ def is_disturbed(numbers, foreign_share, base, twin):
     return not one or not other or abs(other / one - 1) > TWIN_DEVIATION_MAX
 
 
-def measure(contenders, options, plan, label, base=BASE, twin=TWIN):
-    """Rounds until enough of them were not disturbed."""
-    samples = Samples([contender.name for contender in contenders])
-    pids = [contender.pid for contender in contenders]
-    load = plan.layout.load
-    for turn in range(plan.rounds * TRIES_PER_ROUND):
-        watch = machine.Watch(plan.layout.proxy, pids, time.monotonic())
-        numbers, samples.command, whole = programs.boltload(
-            turned(contenders, turn), [*options, *plan.times], load, plan.folder)
-        foreign = watch.foreign_share(time.monotonic())
-        samples.busy_max = max(samples.busy_max, whole["generator_busy"] or 0)
+def measure(groups, plan, label, base=BASE, twin=TWIN, proxy_cpu=True, wanted=None):
+    """Rounds until enough of them were not disturbed. Every round measures every group."""
+    samples = Samples([group.named(each) for group in groups for each in group.contenders])
+    samples.commands = {id(group): "" for group in groups}
+    cpu_alone = plan.layout.proxy if proxy_cpu else None
+    wanted = wanted or plan.rounds
+    for turn in range(wanted * TRIES_PER_ROUND):
+        watch = machine.Watch(machine.allowed_cpus(), cpu_alone,
+                              plan.programs.proxy_pids(), plan.programs.pids(),
+                              time.monotonic())
+        numbers = take_round(groups, plan, turn, samples)
+        foreign = watch.foreign_shares(time.monotonic())
         if is_disturbed(numbers, foreign, base, twin):
             samples.disturbed.append(numbers)
         else:
             samples.good.append(numbers)
-        print(f"{label}: {len(samples.good)} of {plan.rounds} rounds, "
-              f"{len(samples.disturbed)} disturbed", flush=True)
-        if len(samples.good) == plan.rounds:
+        print(f"{label}: {len(samples.good)} of {wanted} rounds, "
+              f"{len(samples.disturbed)} disturbed, others used "
+              + " and ".join(f"{share:.0%}" for share in foreign), flush=True)
+        if len(samples.good) == wanted:
             break
     return samples
+
+
+def take_round(groups, plan, turn, samples):
+    numbers = {}
+    for group in turned(groups, turn):
+        found, command, whole = programs.boltload(
+            turned(group.contenders, turn), [*group.options, *plan.times],
+            list(group.load) or plan.layout.load, plan.folder)
+        numbers.update({name + group.suffix: target for name, target in found.items()})
+        samples.commands[id(group)] = command
+        samples.busy_max = max(samples.busy_max, whole["generator_busy"] or 0)
+    return numbers

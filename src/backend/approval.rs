@@ -39,8 +39,8 @@ pub struct Asker {
 /// What the asker is to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Let the client in.
-    Approved,
+    /// Let the client in: the server accepted these credentials at that time.
+    Approved(Duration),
     /// Log in at the server and report the outcome.
     LogIn,
     /// Somebody does already; the outcome will be told.
@@ -68,8 +68,8 @@ impl Approvals {
 
     /// A client wants in.
     pub fn ask(&mut self, key: Fingerprint, asker: Asker, now: Duration) -> Verdict {
-        if self.is_live(key, now) {
-            return Verdict::Approved;
+        if let Some(at) = self.accepted_at(key, now) {
+            return Verdict::Approved(at);
         }
         if self.known.len() >= APPROVALS_MAX {
             self.forget_expired(now);
@@ -117,10 +117,10 @@ impl Approvals {
         }
     }
 
-    /// Whether the server accepted these credentials lately.
-    pub fn is_live(&self, key: Fingerprint, now: Duration) -> bool {
+    /// When the server accepted these credentials, if that was lately.
+    fn accepted_at(&self, key: Fingerprint, now: Duration) -> Option<Duration> {
         let accepted_at = self.known.get(&key).and_then(|approval| approval.accepted_at);
-        accepted_at.is_some_and(|at| now < at + self.ttl)
+        accepted_at.filter(|at| now < *at + self.ttl)
     }
 
     /// Forgets what is expired and asked for by nobody.
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!(approvals.outcome(KEY, &refused, now), [asker(2)]);
         assert_eq!(approvals.ask(KEY, asker(3), now), Verdict::LogIn);
         assert_eq!(approvals.outcome(KEY, &LoginOutcome::Accepted, now), []);
-        assert_eq!(approvals.ask(KEY, asker(4), now + TTL / 2), Verdict::Approved);
+        assert_eq!(approvals.ask(KEY, asker(4), now + TTL / 2), Verdict::Approved(now));
         assert_eq!(approvals.ask(KEY, asker(5), now + TTL), Verdict::LogIn);
     }
 
@@ -162,7 +162,6 @@ mod tests {
         approvals.ask(KEY, asker(1), now);
         approvals.outcome(KEY, &LoginOutcome::Accepted, now);
         approvals.revoke(KEY);
-        assert!(!approvals.is_live(KEY, now));
         assert_eq!(approvals.ask(KEY, asker(2), now), Verdict::LogIn);
     }
 

@@ -2,16 +2,20 @@
 
 use crate::backend::identity::Identity;
 use crate::backend::pool::DialFailure;
-use crate::transport::conn::Conn;
 use crate::transport::driver::Driver;
+use crate::transport::stream::Stream;
+use crate::transport::tls;
+use crate::transport::tls::client::Uplink;
 use crate::wire::chunk::{self, Head, Kind, Scanner};
 use crate::wire::handshake::{self, Choice};
 use crate::wire::message::{
-    Failure, GOODBYE, HelloSuccess, LogonSuccess, ServerHello, encode_hello, encode_logon, tag,
+    Auth, Failure, GOODBYE, HelloSuccess, LOGOFF, LogonSuccess, ServerHello, encode_hello,
+    encode_logon, tag,
 };
 use crate::wire::version::Version;
 use bytes::Bytes;
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,11 +36,13 @@ pub struct Target {
     pub connect_within: Duration,
     /// For HELLO and LOGON.
     pub login_within: Duration,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Uplink>,
 }
 
 /// A connection that is READY, and what its server said on the way.
 pub struct Dialed {
-    pub conn: Conn,
+    pub conn: Stream,
     pub hello: HelloSuccess,
     /// The user may only change the password.
     pub credentials_expired: bool,
@@ -66,7 +72,7 @@ pub async fn dial(
     let limit = target.connect_within;
     let started = driver.now();
     let no_answer = || DialError::from(format!("no answer within {limit:?}"));
-    let conn = within(driver, limit, connect(driver, &target.addresses)).await;
+    let conn = within(driver, limit, connect(driver, target)).await;
     let conn = conn.unwrap_or_else(|| Err(no_answer()))?;
     if is_raw(version) {
         let hello = HelloSuccess::default();
@@ -112,10 +118,10 @@ pub async fn within<T>(
 }
 
 /// The first address that answers.
-async fn connect(driver: &Rc<Driver>, addresses: &[SocketAddr]) -> Result<Conn, DialError> {
+async fn connect(driver: &Rc<Driver>, target: &Target) -> Result<Stream, DialError> {
     let mut last = String::from("the name has no address");
-    for &address in addresses {
-        match driver.dial(address).await {
+    for &address in &target.addresses {
+        match open(driver, address, target.tls.as_ref()).await {
             Ok(conn) => return Ok(conn),
             Err(error) => last = format!("{address}: {error}"),
         }
@@ -123,7 +129,24 @@ async fn connect(driver: &Rc<Driver>, addresses: &[SocketAddr]) -> Result<Conn, 
     Err(last.into())
 }
 
-async fn shake_hands(conn: &Conn, version: Version) -> Result<(), DialError> {
+async fn open(
+    driver: &Rc<Driver>,
+    address: SocketAddr,
+    tls: Option<&Uplink>,
+) -> io::Result<Stream> {
+    let conn = driver.dial(address).await?;
+    let Some(uplink) = tls else { return Ok(conn.into()) };
+    let stream = tls::connect(conn, uplink)?;
+    match tls::established(&stream).await {
+        Ok(()) => Ok(stream.into()),
+        Err(error) => {
+            stream.close().await; // the server may want to know why
+            Err(error)
+        }
+    }
+}
+
+async fn shake_hands(conn: &Stream, version: Version) -> Result<(), DialError> {
     conn.send([Bytes::copy_from_slice(&handshake::propose_exact(version)).into()]);
     let mut answer = Vec::with_capacity(4);
     while answer.len() < 4 {
@@ -146,7 +169,7 @@ async fn shake_hands(conn: &Conn, version: Version) -> Result<(), DialError> {
 
 /// HELLO, and LOGON behind it without waiting, as drivers do.
 async fn log_in(
-    conn: &Conn,
+    conn: &Stream,
     target: &Target,
     identity: &Identity,
 ) -> Result<(HelloSuccess, bool), DialError> {
@@ -180,6 +203,26 @@ async fn log_in(
     }
 }
 
+/// LOGOFF and LOGON on a connection that is READY; whether the user may only change the password.
+/// Nothing else may be on its way.
+pub async fn log_on_again(conn: &Stream, auth: &Auth) -> Result<bool, DialError> {
+    let lost = || DialError::Failed(DialFailure::Lost);
+    if !conn.is_quiet() {
+        return Err(lost());
+    }
+    let mut bytes = Zeroizing::new(LOGOFF.to_vec());
+    bytes.extend_from_slice(&Zeroizing::new(encode_logon(auth)));
+    conn.send([Bytes::copy_from_slice(&bytes).into()]);
+    let mut answers = Answers::default();
+    answers.success(conn).await.map_err(|_| lost())?;
+    let payload = match answers.success(conn).await {
+        Err(DialError::Failed(DialFailure::Unreachable(_))) => return Err(lost()),
+        answer => answer?,
+    };
+    let logon = LogonSuccess::parse(&payload).map_err(|_| lost())?;
+    if answers.bytes.is_empty() { Ok(logon.credentials_expired) } else { Err(lost()) }
+}
+
 /// Reads summaries one by one.
 #[derive(Default)]
 struct Answers {
@@ -188,7 +231,7 @@ struct Answers {
 
 impl Answers {
     /// The payload of the next summary, if it is SUCCESS.
-    async fn success(&mut self, conn: &Conn) -> Result<Vec<u8>, DialError> {
+    async fn success(&mut self, conn: &Stream) -> Result<Vec<u8>, DialError> {
         let payload = self.next(conn).await?;
         let head = match *payload {
             [first, second, ..] => Head::of([first, second]),
@@ -204,7 +247,7 @@ impl Answers {
         }
     }
 
-    async fn next(&mut self, conn: &Conn) -> Result<Vec<u8>, DialError> {
+    async fn next(&mut self, conn: &Stream) -> Result<Vec<u8>, DialError> {
         loop {
             if let Some(message) = self.take() {
                 return Ok(message);
@@ -237,7 +280,7 @@ impl Answers {
 }
 
 /// GOODBYE, then a clean close: the server's end-of-file or a second.
-pub async fn close(conn: Conn, says_goodbye: bool) {
+pub async fn close(conn: Stream, says_goodbye: bool) {
     if says_goodbye {
         conn.send([crate::transport::buffer::Chunk::from_static(GOODBYE)]);
     }

@@ -15,8 +15,9 @@ use crate::backend::pool::{
 };
 use crate::backend::{Discard, KnownServer, Refusal};
 use crate::transport::buffer::Chunk;
-use crate::transport::conn::Conn;
 use crate::transport::driver::{Driver, TICK};
+use crate::transport::stream::Stream;
+use crate::transport::tls::client::Uplink;
 use crate::wire::message::RESET;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -27,6 +28,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 mod logins;
+mod reauth;
 mod sharing;
 
 /// How often lifetimes and idle limits are looked at: they are minutes.
@@ -59,7 +61,7 @@ struct Slot {
 pub struct Backend {
     pub driver: Rc<Driver>,
     pub(super) pool: RefCell<Pool>,
-    conns: RefCell<HashMap<ServerId, Conn>>,
+    conns: RefCell<HashMap<ServerId, Stream>>,
     waiting: RefCell<HashMap<Ticket, Slot>>,
     logins: RefCell<logins::Logins>,
     peers: RefCell<Peers>,
@@ -135,6 +137,13 @@ impl Backend {
         }
     }
 
+    /// How servers are dialled from now on. `apart` shards resume their own sessions.
+    pub fn set_tls(&self, uplink: Option<&Uplink>) {
+        let tls = uplink.map(Uplink::apart);
+        let target = Target { tls, ..Target::clone(&self.target.borrow()) };
+        self.target.replace(Rc::new(target));
+    }
+
     /// A connection of this identity, now or later (`poll_lease`), or why not.
     pub fn acquire(self: &Rc<Self>, identity: &Rc<Identity>) -> Result<LeaseOrTicket, Refusal> {
         let now = self.now();
@@ -198,7 +207,7 @@ impl Backend {
     }
 
     /// The lease's connection is READY again.
-    pub(super) fn check_in(self: &Rc<Self>, id: ServerId, conn: Conn) {
+    pub(super) fn check_in(self: &Rc<Self>, id: ServerId, conn: Stream) {
         if !conn.is_quiet() {
             let why = if conn.has_ended() { Discard::ServerClosed } else { Discard::Unread };
             return self.discard(id, conn, why);
@@ -212,7 +221,7 @@ impl Backend {
     }
 
     /// Its receive stays armed, and the keeper is told of whatever comes.
-    fn keep_idle(&self, id: ServerId, conn: Conn) {
+    fn keep_idle(&self, id: ServerId, conn: Stream) {
         if let Some(waker) = &*self.keeper.borrow() {
             conn.watch(waker);
         }
@@ -220,7 +229,7 @@ impl Backend {
     }
 
     /// Gives a connection up.
-    pub(super) fn discard(self: &Rc<Self>, id: ServerId, conn: Conn, why: Discard) {
+    pub(super) fn discard(self: &Rc<Self>, id: ServerId, conn: Stream, why: Discard) {
         self.conns.borrow_mut().insert(id, conn);
         self.pool.borrow_mut().close(id, why);
         self.carry_out();
@@ -230,7 +239,7 @@ impl Backend {
     pub(super) fn clean(
         self: &Rc<Self>,
         id: ServerId,
-        conn: Conn,
+        conn: Stream,
         mut cleaner: Cleaner,
         rest: &[u8],
     ) {
@@ -270,6 +279,9 @@ impl Backend {
                 None => break,
                 Some(Order::Dial(id, identity)) => {
                     self.driver.spawn(self.clone().dial(id, identity));
+                }
+                Some(Order::TurnOver(id, identity)) => {
+                    self.driver.spawn(self.clone().turn_over(id, identity));
                 }
                 Some(Order::Grant(ticket, id)) => self.grant(ticket, id),
                 Some(Order::LoggedIn(ticket)) => self.login_ended(ticket, LoginOutcome::Accepted),
@@ -315,12 +327,7 @@ impl Backend {
         if let DialFailure::Unreachable(text) = &failure {
             tracing::debug!("dial to {} failed: {text}", target.name);
         }
-        let refused = match &failure {
-            DialFailure::Refused(failure) if failure.is_about_credentials() => {
-                Some(failure.clone())
-            }
-            _ => None,
-        };
+        let refused = failure.about_credentials();
         self.pool.borrow_mut().dial_failed(id, failure, self.now());
         self.carry_out();
         if let Some(failure) = refused {

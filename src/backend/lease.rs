@@ -5,22 +5,22 @@ use crate::backend::Discard;
 use crate::backend::cleaner::Cleaner;
 use crate::backend::keeper::Backend;
 use crate::backend::pool::ServerId;
-use crate::transport::conn::Conn;
+use crate::transport::stream::Stream;
 use std::rc::Rc;
 
 /// Dropped without a word, the connection is closed: nobody knows what is unread on it.
 pub struct Lease {
     backend: Rc<Backend>,
     id: ServerId,
-    conn: Option<Conn>,
+    conn: Option<Stream>,
 }
 
 impl Lease {
-    pub(super) fn new(backend: Rc<Backend>, id: ServerId, conn: Conn) -> Lease {
+    pub(super) fn new(backend: Rc<Backend>, id: ServerId, conn: Stream) -> Lease {
         Lease { backend, id, conn: Some(conn) }
     }
 
-    pub fn conn(&self) -> &Conn {
+    pub fn conn(&self) -> &Stream {
         self.conn.as_ref().expect("only the methods that end a lease take it")
     }
 

@@ -72,6 +72,8 @@ pub enum Discard {
     Private,
     /// The dial or its login failed.
     DialFailed,
+    /// LOGOFF and LOGON as another user failed.
+    ReauthFailed,
     /// Session mode: a connection is used once.
     SessionEnded,
     /// The proxy shuts down.
@@ -79,7 +81,7 @@ pub enum Discard {
 }
 
 impl Discard {
-    pub const ALL: [Discard; 14] = [
+    pub const ALL: [Discard; 15] = [
         Discard::Lifetime,
         Discard::IdleTimeout,
         Discard::Evicted,
@@ -92,6 +94,7 @@ impl Discard {
         Discard::Revoked,
         Discard::Private,
         Discard::DialFailed,
+        Discard::ReauthFailed,
         Discard::SessionEnded,
         Discard::Drain,
     ];
@@ -111,6 +114,7 @@ impl Discard {
             Discard::Revoked => "revoked",
             Discard::Private => "private",
             Discard::DialFailed => "dial_failed",
+            Discard::ReauthFailed => "reauth_failed",
             Discard::SessionEnded => "session_ended",
             Discard::Drain => "drain",
         }

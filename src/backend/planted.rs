@@ -39,10 +39,16 @@ pub enum Bug {
     LendUnread,
     /// An approval lives on after the server said Unauthorized.
     StaleApproval,
+    /// A connection that is turned over to another user is lent before LOGON is answered.
+    SendBeforeLogon,
+    /// A connection that is turned over logs on as the user it had before.
+    KeepIdentity,
+    /// A connection is turned over to a user whose approval has ended.
+    TurnUnapproved,
 }
 
 impl Bug {
-    pub const ALL: [Bug; 16] = [
+    pub const ALL: [Bug; 19] = [
         Bug::SkipReset,
         Bug::ReuseUnread,
         Bug::ForwardAfterFailure,
@@ -59,6 +65,9 @@ impl Bug {
         Bug::NoSecondLook,
         Bug::LendUnread,
         Bug::StaleApproval,
+        Bug::SendBeforeLogon,
+        Bug::KeepIdentity,
+        Bug::TurnUnapproved,
     ];
 }
 

@@ -6,12 +6,14 @@
 //!
 //! ```text
 //!   acquire ──► Dialing ──dialed──► Leased ⇄ Idle ──► Lending ──lent──► gone
-//!                  │                  │ checkin │
+//!                  │  ▲               │ checkin │
+//!                  │  └─another user──│─────────┤
 //!                  │ dial_failed      ▼ dirty   ▼ tick, noticed, eviction
 //!                  │               Cleaning ─► Closing ──closed──► permit freed
 //! ```
 //!
-//! `pool/balance.rs` decides who gets a free connection or permit.
+//! `pool/balance.rs` decides who gets a free connection or permit, `pool/reauth.rs` turns
+//! connections over to another user.
 //!
 //! Invariants: a connection is in exactly one state; each holds one permit from before its dial
 //! until `closed` or `lent`; an idle one is READY, with nothing unread; no waiter waits while a
@@ -19,6 +21,7 @@
 
 mod balance;
 mod orders;
+mod reauth;
 mod refusals;
 
 use crate::backend::identity::{Fingerprint, Identity};
@@ -63,6 +66,9 @@ pub struct PoolOptions {
     pub max_lifetime_jitter_percent: u32,
     pub idle_timeout: Duration,
     pub liveness_check: Duration,
+    /// Idle connections may be turned over to users whose credentials the server has accepted not
+    /// longer ago than this; `None` is never.
+    pub reauth: Option<Duration>,
     /// This shard's share of the limit: above it a released connection goes to a shard that waits.
     pub claim: u32,
 }
@@ -76,6 +82,7 @@ pub struct PoolCounters {
     pub lent: u64,
     pub acquired: u64,
     pub returned: u64,
+    pub turned_over: u64,
     pub waited: u64,
     pub dial_failures: u64,
     pub double_returns: u64,
@@ -110,6 +117,8 @@ struct Entry {
     is_evicted: bool,
     /// Its login began before the server refused these credentials.
     is_stale: bool,
+    /// Being turned over to another user: open, and counted so, while it is `Dialing`.
+    is_turned: bool,
     /// Checked out by a client at least once more than returned.
     is_counted: bool,
     /// A client of this shard has had it since it came here.
@@ -130,6 +139,8 @@ struct Key {
     paused_until: Duration,
     /// The server's refusal; ends with the next accepted login.
     refused: Option<Box<Failure>>,
+    /// When the server last accepted these credentials, as far as this shard knows.
+    approved_at: Option<Duration>,
 }
 
 struct Waiter {
@@ -310,14 +321,18 @@ impl Pool {
         let State::Dialing(login) = entry.state else { return };
         entry.state = State::Leased;
         let (key, is_stale) = (entry.key, entry.is_stale);
-        self.counters.opened += 1;
+        match std::mem::take(&mut entry.is_turned) {
+            true => self.counters.turned_over += 1,
+            false => self.counters.opened += 1,
+        }
         (self.down, self.failures) = (None, 0);
         self.end_dial(key, login);
         if is_stale {
             self.close(id, Discard::Revoked);
             return self.balance(now);
         }
-        self.keys[key as usize].refused = None;
+        let entry = &mut self.keys[key as usize];
+        (entry.refused, entry.approved_at) = (None, Some(now));
         if let Some(ticket) = login {
             // Nobody is told twice: the waiter may have been refused while its dial was under way.
             if self.finish(ticket) {
@@ -331,8 +346,11 @@ impl Pool {
     pub fn dial_failed(&mut self, id: ServerId, failure: DialFailure, now: Duration) {
         let Some(entry) = self.entry(id) else { return };
         let State::Dialing(login) = entry.state else { return };
-        let key = entry.key;
-        self.counters.dial_failures += 1;
+        let (key, was_open) = (entry.key, entry.is_turned);
+        match was_open {
+            true => self.counters.closed += 1,
+            false => self.counters.dial_failures += 1,
+        }
         self.now = now;
         self.end_dial(key, login);
         self.remove(id);
@@ -341,6 +359,7 @@ impl Pool {
             DialFailure::Unreachable(text) => self.server_down(login, text, now),
             DialFailure::Refused(failure) => self.login_refused(key, login, failure),
             DialFailure::VersionRefused => self.version_refused(key),
+            DialFailure::Lost => {}
         }
         self.balance(now);
     }
@@ -410,11 +429,11 @@ impl Pool {
         key.is_some()
     }
 
-    /// A login of these credentials has succeeded, here or in another shard.
-    pub fn forgive(&mut self, fingerprint: Fingerprint) {
-        if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
-            self.keys[key as usize].refused = None;
-        }
+    /// A login of these credentials has succeeded at the time `at`, here or in another shard.
+    pub fn forgive(&mut self, identity: &Rc<Identity>, at: Duration) {
+        let key = self.key(identity);
+        let entry = &mut self.keys[key as usize];
+        (entry.refused, entry.approved_at) = (None, entry.approved_at.max(Some(at)));
     }
 
     /// The server let the login in, but only to change the password; the socket has ended.
@@ -422,6 +441,7 @@ impl Pool {
         let Some(entry) = self.entry(id) else { return };
         let State::Dialing(login) = entry.state else { return };
         let key = entry.key;
+        self.counters.closed += u64::from(entry.is_turned);
         self.end_dial(key, login);
         self.remove(id);
         self.spare += 1;

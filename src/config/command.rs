@@ -13,9 +13,7 @@ use crate::config::file::from_file;
 use crate::config::keys;
 use crate::config::problem::{Place, Problems};
 use crate::config::settings::Settings;
-use crate::config::sources::{
-    Assignment, CLIENT_TLS_MISSING, Environment, Files, LEGACY, from_environment,
-};
+use crate::config::sources::{Assignment, Environment, Files, LEGACY, from_environment};
 use crate::config::suggest;
 
 /// What the program was asked to do.
@@ -243,17 +241,14 @@ fn from_flags(matches: &ArgMatches, assignments: &mut Vec<Assignment>, problems:
     for legacy in &LEGACY {
         let Some(value) = matches.get_one::<String>(legacy.flag) else { continue };
         let place = Place::Flag(format!("-{}", legacy.flag));
-        let Some(key) = legacy.key.and_then(keys::find) else {
-            problems.add(place, CLIENT_TLS_MISSING);
-            continue;
-        };
+        let Some(key) = keys::find(legacy.key) else { continue };
         // Go's forms of a boolean.
         let text = match (legacy.flag, value.as_str()) {
             ("debug", "1" | "t" | "T" | "TRUE" | "True") => "true",
             ("debug", "0" | "f" | "F" | "FALSE" | "False") => "false",
             (_, other) => other,
         };
-        assignments.push(Assignment { key, text: Zeroizing::new(text.into()), place });
+        assignments.push(Assignment { key, text: Zeroizing::new(text.into()), place, item: None });
     }
     for written in matches.get_many::<String>("set").into_iter().flatten() {
         // Without "=" it may be anything, a password too: not shown.
@@ -265,7 +260,8 @@ fn from_flags(matches: &ArgMatches, assignments: &mut Vec<Assignment>, problems:
         let place = Place::Flag(format!("--set {}", name.trim()));
         match keys::find(name.trim()) {
             Some(key) => {
-                assignments.push(Assignment { key, text: Zeroizing::new(value.into()), place });
+                let text = Zeroizing::new(value.into());
+                assignments.push(Assignment { key, text, place, item: None });
             }
             None => problems.add(place, suggest::unknown_key(name.trim())),
         }
@@ -277,9 +273,16 @@ fn from_flags(matches: &ArgMatches, assignments: &mut Vec<Assignment>, problems:
 fn apply(assignments: Vec<Assignment>, settings: &mut Settings, problems: &mut Problems) {
     let mut failed = Vec::new();
     let mut written: Vec<(&str, Place)> = Vec::new();
+    if let Some(last) = assignments.iter().filter_map(|assignment| assignment.item).max() {
+        keys::reset_listeners(settings, last + 1);
+    }
     for assignment in assignments {
-        let Assignment { key, text, place } = assignment;
-        match (key.set)(settings, &text) {
+        let Assignment { key, text, place, item } = assignment;
+        let outcome = match item {
+            Some(index) => keys::set_one(key, settings, index, &text),
+            None => (key.set)(settings, &text),
+        };
+        match outcome {
             Ok(()) => written.push((key.name, place)),
             Err(error) => {
                 failed.push(key.name);

@@ -1,6 +1,6 @@
 //! What single values cannot show: settings that contradict each other.
 
-use crate::config::settings::{PoolMode, Settings};
+use crate::config::settings::{Encryption, ListenTls, PoolMode, Settings, TlsMode};
 use crate::config::values::{show_bind, show_size};
 
 /// A rule over several keys. It is looked at only if all of them could be read.
@@ -15,8 +15,17 @@ pub struct Rule {
 pub const RULES: &[Rule] = &[
     Rule { keys: &["uplink.monitor", "pool.mode"], broken: transaction_mode_unmonitored },
     Rule { keys: &["pool.reauth", "pool.mode"], broken: reauth_without_pool },
+    Rule { keys: &["pool.reauth", "pool.approval_ttl"], broken: reauth_without_approvals },
+    Rule { keys: &["uplink.versions", "pool.mode"], broken: versions_without_pool },
     Rule { keys: &["listen.bind"], broken: bound_twice },
     Rule { keys: &["admin.bind", "listen.bind"], broken: admin_on_listener },
+    Rule { keys: &["listen.tls", "listen.cert"], broken: tls_without_certificate },
+    Rule { keys: &["listen.key", "listen.cert"], broken: keys_of_other_number },
+    Rule { keys: &["listen.client_ca", "listen.tls"], broken: clients_slip_past },
+    Rule { keys: &["listen.client_names", "listen.client_ca"], broken: names_of_nobody },
+    Rule { keys: &["uplink.ca_file", "uplink.uri"], broken: authority_unused },
+    Rule { keys: &["uplink.client_cert", "uplink.uri"], broken: client_certificate_unused },
+    Rule { keys: &["uplink.client_key", "uplink.client_cert"], broken: client_key_alone },
     Rule { keys: &["limits.login_message", "limits.held_bytes"], broken: login_above_held },
     Rule { keys: &["limits.held_bytes", "limits.heap_bytes"], broken: held_above_heap },
     Rule { keys: &["transport.buffer_size"], broken: buffer_of_odd_size },
@@ -43,6 +52,79 @@ fn reauth_without_pool(settings: &Settings) -> Option<String> {
         "pool.reauth = true needs pool.mode = \"transaction\": session mode reuses no connection"
             .into()
     })
+}
+
+/// Only a user whom the server has accepted lately may take a connection over.
+fn reauth_without_approvals(settings: &Settings) -> Option<String> {
+    let broken = settings.pool.reauth && settings.pool.approval_ttl.is_zero();
+    broken.then(|| {
+        "pool.reauth = true needs pool.approval_ttl above 0: a connection is turned over only to \
+         credentials that the server has accepted that lately"
+            .into()
+    })
+}
+
+fn versions_without_pool(settings: &Settings) -> Option<String> {
+    let broken = !settings.uplink.versions.is_empty() && settings.pool.mode == PoolMode::Session;
+    broken.then(|| {
+        "uplink.versions needs pool.mode = \"transaction\": in session mode the server answers \
+         the handshake itself"
+            .into()
+    })
+}
+
+/// Whether any listener's TLS is so, and which.
+fn any_tls(settings: &Settings, is_so: impl Fn(&ListenTls) -> bool) -> Option<String> {
+    let listen = settings.listen.iter().find(|listen| is_so(&listen.tls))?;
+    Some(show_bind(&listen.bind))
+}
+
+fn tls_without_certificate(settings: &Settings) -> Option<String> {
+    let is_missing =
+        |tls: &ListenTls| tls.certificates.is_empty() && tls.effective_mode() != TlsMode::Off;
+    let bind = any_tls(settings, is_missing)?;
+    Some(format!("TLS on {bind} needs a certificate: give listen.cert and listen.key"))
+}
+
+fn keys_of_other_number(settings: &Settings) -> Option<String> {
+    let differ = |tls: &ListenTls| !tls.keys.is_empty() && tls.keys.len() != tls.certificates.len();
+    let bind = any_tls(settings, differ)?;
+    Some(format!("{bind} has not as many files in listen.key as in listen.cert: give each its key"))
+}
+
+fn clients_slip_past(settings: &Settings) -> Option<String> {
+    let is_open =
+        |tls: &ListenTls| tls.client_ca.is_some() && tls.effective_mode() != TlsMode::Required;
+    let bind = any_tls(settings, is_open)?;
+    Some(format!(
+        "{bind} asks for clients' certificates, but clients without TLS have none: set \
+         listen.tls = \"required\""
+    ))
+}
+
+fn names_of_nobody(settings: &Settings) -> Option<String> {
+    let is_alone = |tls: &ListenTls| !tls.client_names.is_empty() && tls.client_ca.is_none();
+    let bind = any_tls(settings, is_alone)?;
+    Some(format!("{bind} has listen.client_names, which needs listen.client_ca"))
+}
+
+fn authority_unused(settings: &Settings) -> Option<String> {
+    let uplink = &settings.uplink;
+    let is_unused = uplink.ca_file.is_some() && uplink.encryption != Encryption::Verified;
+    is_unused
+        .then(|| "uplink.ca_file is for bolt+s:// and neo4j+s:// only, change uplink.uri".into())
+}
+
+fn client_certificate_unused(settings: &Settings) -> Option<String> {
+    let uplink = &settings.uplink;
+    let is_unused = uplink.client_cert.is_some() && uplink.encryption == Encryption::Off;
+    is_unused.then(|| "uplink.client_cert needs TLS: put +s behind the scheme of uplink.uri".into())
+}
+
+fn client_key_alone(settings: &Settings) -> Option<String> {
+    let uplink = &settings.uplink;
+    let is_alone = uplink.client_key.is_some() && uplink.client_cert.is_none();
+    is_alone.then(|| "uplink.client_key needs uplink.client_cert".into())
 }
 
 /// Port 0 is a new port each time.

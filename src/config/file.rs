@@ -14,7 +14,6 @@ use crate::config::keys::{self, Key};
 use crate::config::problem::{Place, Problems};
 use crate::config::sources::{Assignment, Files};
 use crate::config::suggest;
-use crate::config::values::parse_bind;
 
 /// Both formats as one: what stands under a name, and at which line.
 struct Node {
@@ -152,13 +151,13 @@ impl FileReader<'_> {
                     self.read_section(&name, entries);
                 }
                 Value::List(items) if is_repeatable(&name) => {
-                    self.read_repeated(&name, items, place);
+                    self.read_repeated(&name, items, &place);
                 }
                 _ if keys::is_section(&name) => {
                     let text = format!("expected a section of keys under {name:?}, not a value");
                     self.problems.add(place, text);
                 }
-                value => self.read_key(&name, value, place),
+                value => self.read_key(&name, value, place, None),
             }
         }
     }
@@ -167,13 +166,12 @@ impl FileReader<'_> {
         for (name, node) in entries {
             let path = format!("{section}.{name}");
             let place = self.place(&path, node.line);
-            self.read_key(&path, node.value, place);
+            self.read_key(&path, node.value, place, None);
         }
     }
 
-    /// Each section of its own is read as one; then their values become one list for the key.
-    fn read_repeated(&mut self, section: &str, items: Vec<Node>, place: Place) {
-        let already = self.assignments.len();
+    /// Sections of their own: what each says is for that one only.
+    fn read_repeated(&mut self, section: &str, items: Vec<Node>, place: &Place) {
         for (index, item) in items.into_iter().enumerate() {
             let Value::Table(entries) = item.value else {
                 let text = format!("expected sections of keys in the list {section:?}");
@@ -181,38 +179,26 @@ impl FileReader<'_> {
                 continue;
             };
             let path = format!("{section}[{index}]");
-            if entries.is_empty() {
+            if !entries.iter().any(|(name, _)| name == "bind") {
                 let place = self.place(&path, item.line);
-                self.problems.add(place, format!("{section:?} is empty, expected its bind"));
+                self.problems.add(place, format!("{section:?} needs its bind, it has none"));
             }
             for (name, node) in entries {
                 let place = self.place(&format!("{path}.{name}"), node.line);
-                self.read_key(&format!("{section}.{name}"), node.value, place);
+                self.read_key(&format!("{section}.{name}"), node.value, place, Some(index));
             }
-        }
-        let mut singles = self.assignments.split_off(already);
-        // Read here, one by one, so that each mistake has its own line.
-        singles.retain(|single| match parse_bind(&single.text) {
-            Ok(_) => true,
-            Err(error) => {
-                self.problems.add(single.place.clone(), error);
-                false
-            }
-        });
-        let texts: Vec<&str> = singles.iter().map(|single| single.text.as_str()).collect();
-        let text = Zeroizing::new(texts.join(","));
-        if let Some(first) = singles.first() {
-            self.assignments.push(Assignment { key: first.key, text, place });
         }
     }
 
-    fn read_key(&mut self, path: &str, value: Value, place: Place) {
+    fn read_key(&mut self, path: &str, value: Value, place: Place, item: Option<usize>) {
         let Some(key) = keys::find(path) else {
             self.problems.add(place, suggest::unknown_key(path));
             return;
         };
         match value {
-            Value::Quoted(text) => self.assignments.push(Assignment { key, text, place }),
+            Value::Quoted(text) => {
+                self.assignments.push(Assignment { key, text, place, item });
+            }
             Value::Plain(text) if key.kind.needs_quotes() => {
                 // An unquoted secret is a secret all the same: not shown.
                 let text = match key.kind {
@@ -224,13 +210,37 @@ impl FileReader<'_> {
             }
             Value::Plain(text) => {
                 let text = Zeroizing::new(text);
-                self.assignments.push(Assignment { key, text, place });
+                self.assignments.push(Assignment { key, text, place, item });
+            }
+            Value::List(nodes) if key.kind.is_list() => {
+                self.read_list(key, nodes, place, item);
             }
             Value::Table(_) | Value::List(_) => {
                 let text = format!("expected one value for {path:?}, not a table or a list");
                 self.problems.add(place, text);
             }
         }
+    }
+
+    fn read_list(
+        &mut self,
+        key: &'static Key,
+        nodes: Vec<Node>,
+        place: Place,
+        item: Option<usize>,
+    ) {
+        let mut words = Vec::new();
+        for node in nodes {
+            match node.value {
+                Value::Quoted(text) if !text.contains(',') => words.push(text.to_string()),
+                _ => {
+                    let text = "expected texts in quotes in the list, without commas";
+                    return self.problems.add(place, text);
+                }
+            }
+        }
+        let text = Zeroizing::new(words.join(","));
+        self.assignments.push(Assignment { key, text, place, item });
     }
 
     fn place(&self, path: &str, line: Option<usize>) -> Place {

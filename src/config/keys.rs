@@ -1,33 +1,36 @@
 //! The table of all keys. The parser, `boltmux check` and the documentation read it, so that a
 //! key cannot exist for one of them only.
 
+mod forms;
+mod kind;
+
+pub use forms::{reset_listeners, set_one};
+pub use kind::Kind;
+
 use std::fmt::Write;
 
-use crate::config::settings::{Listen, LogLevel, PoolMode, Secret, Settings};
+use crate::config::keys::forms::*;
+use crate::config::settings::{LogLevel, PoolMode, Settings, TlsMode, TlsVersion};
 use crate::config::values::{
-    OFF, parse_bind, parse_duration, parse_duration_optional, parse_duration_positive,
-    parse_number, parse_percent, parse_size, parse_switch, parse_uri, parse_word, show_bind,
-    show_duration, show_duration_optional, show_size, show_uri,
+    AUTO, UplinkAddress, parse_duration, parse_duration_optional, parse_duration_positive,
+    parse_number, parse_percent, parse_size, parse_switch, parse_uri, parse_versions, parse_word,
+    show_bind, show_duration, show_duration_optional, show_size, show_uri, show_versions,
 };
 
-/// The word for "found out at start".
-const AUTO: &str = "auto";
-/// glommio and `sched_getaffinity` count CPUs up to here (Linux, `CPU_SETSIZE`).
-const SHARDS_MAX: u32 = 1024;
 /// More connections to one server than one address has ports for cannot be opened.
 const POOL_SIZE_MAX: u32 = 65_535;
-/// A longer user name or password is a file given by mistake.
-const TEXT_BYTES_MAX: usize = 4096;
 /// A page: the smallest memory the kernel hands out.
 const PAGE: u32 = 4096;
 const MIB: u32 = 1 << 20;
 /// The largest size a `u32` of whole MiB holds.
 const BYTES_MAX: u32 = 4095 * MIB;
-/// Listening sockets per shard; each costs a descriptor and a ring entry.
-const LISTEN_MAX: usize = 16;
 
 const MODES: [(&str, PoolMode); 2] =
     [("transaction", PoolMode::Transaction), ("session", PoolMode::Session)];
+const TLS_MODES: [(&str, TlsMode); 3] =
+    [("off", TlsMode::Off), ("optional", TlsMode::Optional), ("required", TlsMode::Required)];
+const TLS_VERSIONS: [(&str, TlsVersion); 2] =
+    [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -35,57 +38,6 @@ const LEVELS: [(&str, LogLevel); 5] = [
     ("debug", LogLevel::Debug),
     ("trace", LogLevel::Trace),
 ];
-
-/// What a key's text looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `host:port`; several, separated by commas, where the section may be repeated.
-    Bind,
-    /// `bolt://host:port`.
-    Uri,
-    /// Any text.
-    Text,
-    /// Any text; never printed.
-    Secret,
-    /// `5s`.
-    Duration,
-    /// `5s` or `off`.
-    OptionalDuration,
-    /// `64KiB`.
-    Size,
-    /// `64`.
-    Number,
-    /// `10%`.
-    Percent,
-    /// `true` or `false`.
-    Switch,
-    /// One of a few words.
-    Word,
-}
-
-impl Kind {
-    /// For the table's type column.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bind => "address",
-            Self::Uri => "URI",
-            Self::Text => "text",
-            Self::Secret => "secret",
-            Self::Duration => "duration",
-            Self::OptionalDuration => "duration or off",
-            Self::Size => "size",
-            Self::Number => "number",
-            Self::Percent => "share",
-            Self::Switch => "true or false",
-            Self::Word => "word",
-        }
-    }
-
-    /// Whether a file must put the value in quotes: an unquoted one would have lost its form.
-    pub fn needs_quotes(self) -> bool {
-        !matches!(self, Self::Number | Self::Switch | Self::Duration | Self::OptionalDuration)
-    }
-}
 
 /// One key of the configuration.
 pub struct Key {
@@ -134,6 +86,26 @@ macro_rules! key {
                 Ok(())
             },
             show: |settings| $show(&settings.$($field).+),
+        }
+    };
+}
+
+/// A key of every listener. A file may give each listener its own value; elsewhere it is for all of
+/// them.
+macro_rules! listener {
+    ($name:literal, $kind:ident, $($field:ident).+, $parse:expr, $show:expr, $meaning:literal) => {
+        Key {
+            name: $name,
+            kind: Kind::$kind,
+            meaning: $meaning,
+            set: |settings, text| {
+                let value = $parse(text)?;
+                settings.listen.iter_mut().for_each(|listen| listen.$($field).+ = value.clone());
+                Ok(())
+            },
+            show: |settings| {
+                settings.listen.first().map_or_else(String::new, |it| $show(&it.$($field).+))
+            },
         }
     };
 }
@@ -190,21 +162,102 @@ pub const KEYS: &[Key] = &[
             binds.join(",")
         },
     },
+    listener!(
+        "listen.tls",
+        Word,
+        tls.mode,
+        parse_tls_mode,
+        |it: &Option<_>| it.map_or_else(|| AUTO.into(), |mode| show_word(mode, &TLS_MODES)),
+        "off, optional (TLS and plain on one port) or required; auto: optional with a certificate"
+    ),
+    listener!(
+        "listen.cert",
+        Files,
+        tls.certificates,
+        parse_files,
+        show_files,
+        "certificate chains in PEM form; who names a host gets the one that has it, else the first"
+    ),
+    listener!(
+        "listen.key",
+        Files,
+        tls.keys,
+        parse_files,
+        show_files,
+        "their keys, in the same order; none: each key stands in its certificate's file"
+    ),
+    listener!(
+        "listen.client_ca",
+        File,
+        tls.client_ca,
+        parse_file,
+        show_file,
+        "authorities of clients' certificates; with it every client must show one"
+    ),
+    listener!(
+        "listen.client_names",
+        List,
+        tls.client_names,
+        parse_list,
+        |it: &Vec<String>| it.join(","),
+        "names of clients that are let in, of the certificate's alternative names or its common \
+         name; none: all"
+    ),
+    listener!(
+        "listen.tls_minimum",
+        Word,
+        tls.minimum,
+        |text| parse_word(text, &TLS_VERSIONS),
+        |it: &_| show_word(*it, &TLS_VERSIONS),
+        "oldest TLS version that clients may speak: 1.2 or 1.3"
+    ),
     Key {
         name: "uplink.uri",
         kind: Kind::Uri,
-        meaning: "the servers: bolt:// for that one server, neo4j:// for a cluster's member",
+        meaning: "the servers: bolt:// for that one server, neo4j:// for a cluster's member; +s \
+                  behind the scheme for TLS, +ssc for TLS with any certificate",
         set: |settings, text| {
             let address = parse_uri(text)?;
             settings.uplink.scheme = address.scheme;
+            settings.uplink.encryption = address.encryption;
             settings.uplink.host = address.host;
             settings.uplink.port = address.port;
             Ok(())
         },
         show: |settings| {
-            show_uri(settings.uplink.scheme, &settings.uplink.host, settings.uplink.port)
+            let uplink = &settings.uplink;
+            show_uri(&UplinkAddress {
+                scheme: uplink.scheme,
+                encryption: uplink.encryption,
+                host: uplink.host.clone(),
+                port: uplink.port,
+            })
         },
     },
+    key!(
+        "uplink.ca_file",
+        File,
+        uplink.ca_file,
+        parse_file,
+        show_file,
+        "authorities of servers' certificates, for +s; none: those of the system"
+    ),
+    key!(
+        "uplink.client_cert",
+        File,
+        uplink.client_cert,
+        parse_file,
+        show_file,
+        "certificate chain shown to servers that ask for one"
+    ),
+    key!(
+        "uplink.client_key",
+        File,
+        uplink.client_key,
+        parse_file,
+        show_file,
+        "its key; none: it stands in the same file"
+    ),
     key!("uplink.user", Text, uplink.user, parse_text, String::clone, "the monitor's user"),
     key!(
         "uplink.password",
@@ -213,6 +266,14 @@ pub const KEYS: &[Key] = &[
         parse_secret,
         show_secret,
         "the monitor's password; better in the environment or the file than on the command line"
+    ),
+    key!(
+        "uplink.versions",
+        Versions,
+        uplink.versions,
+        parse_versions,
+        |it: &Vec<_>| show_versions(it),
+        "Bolt versions offered to clients, preferred first: 5.8, 5.4; auto: all the server speaks"
     ),
     switch!(
         "uplink.monitor",
@@ -332,6 +393,11 @@ pub const KEYS: &[Key] = &[
         timeouts.client_idle,
         "without a request outside a transaction"
     ),
+    optional_duration!(
+        "timeouts.websocket_ping",
+        timeouts.websocket_ping,
+        "between Pings to a client behind WebSocket"
+    ),
     duration!("timeouts.drain", timeouts.drain, "for clients to finish after SIGTERM"),
     size!(
         "transport.credit",
@@ -360,7 +426,7 @@ pub const KEYS: &[Key] = &[
     switch!(
         "transport.bundles",
         transport.bundles,
-        "whether one receive may fill several buffers; needs a kernel without the early faults"
+        "whether one receive may fill several buffers, where the kernel does that right"
     ),
     key!(
         "log.level",
@@ -397,85 +463,4 @@ pub fn keys_markdown() -> String {
             .expect("writing to a String cannot fail");
     }
     table
-}
-
-/// Replaces all listeners by those named, separated by commas.
-fn set_listen(settings: &mut Settings, text: &str) -> Result<(), String> {
-    let binds = text.split(',').map(|part| parse_bind(part).map(|bind| Listen { bind }));
-    let listen: Vec<Listen> = binds.collect::<Result<_, _>>()?;
-    if listen.len() > LISTEN_MAX {
-        return Err(format!("expected at most {LISTEN_MAX} addresses, not {}", listen.len()));
-    }
-    settings.listen = listen;
-    Ok(())
-}
-
-fn parse_shards(text: &str) -> Result<Option<usize>, String> {
-    if text.trim() == AUTO {
-        return Ok(None);
-    }
-    let shards = parse_number(text, 1, SHARDS_MAX).map_err(|error| or_word(&error, AUTO))?;
-    Ok(usize::try_from(shards).ok())
-}
-
-fn show_shards(shards: &Option<usize>) -> String {
-    shards.map_or_else(|| AUTO.into(), |shards| shards.to_string())
-}
-
-fn parse_clients(text: &str) -> Result<Option<u32>, String> {
-    if text.trim() == AUTO {
-        return Ok(None);
-    }
-    parse_number(text, 1, u32::MAX).map(Some).map_err(|error| or_word(&error, AUTO))
-}
-
-fn show_clients(clients: &Option<u32>) -> String {
-    clients.map_or_else(|| AUTO.into(), |clients| clients.to_string())
-}
-
-fn parse_admin(text: &str) -> Result<Option<crate::config::Bind>, String> {
-    if text.trim() == OFF {
-        return Ok(None);
-    }
-    parse_bind(text).map(Some).map_err(|error| or_word(&error, OFF))
-}
-
-fn show_admin(bind: &Option<crate::config::Bind>) -> String {
-    bind.as_ref().map_or_else(|| OFF.into(), show_bind)
-}
-
-fn parse_text(text: &str) -> Result<String, String> {
-    if text.is_empty() || text.len() > TEXT_BYTES_MAX {
-        return Err(format!("expected 1 to {TEXT_BYTES_MAX} bytes of text, not {}", text.len()));
-    }
-    Ok(text.into())
-}
-
-/// An empty one is none, so that a variable that is set to nothing means nothing.
-fn parse_secret(text: &str) -> Result<Option<Secret>, String> {
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(format!("expected at most {TEXT_BYTES_MAX} bytes, not {}", text.len()));
-    }
-    Ok((!text.is_empty()).then(|| Secret::new(text.into())))
-}
-
-fn show_secret(secret: &Option<Secret>) -> String {
-    if secret.is_some() { "<secret>".into() } else { String::new() }
-}
-
-/// The kernel's rings of buffers are powers of two, at most 2^15 (`io_uring_buf_reg`).
-fn parse_buffers(text: &str) -> Result<u16, String> {
-    let number = text.trim().parse::<u16>().ok();
-    number
-        .filter(|number| number.is_power_of_two() && (16..=1 << 15).contains(number))
-        .ok_or_else(|| format!("expected a power of two from 16 to 32768, not {text:?}"))
-}
-
-fn show_word<T: PartialEq>(value: T, words: &[(&str, T)]) -> String {
-    let found = words.iter().find(|(_, known)| *known == value);
-    found.map_or_else(String::new, |(word, _)| (*word).into())
-}
-
-fn or_word(error: &str, word: &str) -> String {
-    format!("{error} (or {word:?})")
 }

@@ -24,7 +24,7 @@ pub use command::{Command, Demo, parse};
 pub use keys::keys_markdown;
 pub use problem::{Place, Problem, Problems};
 pub use settings::{
-    Admin, Bind, BindHost, Limits, Listen, Log, LogLevel, Pool, PoolMode, Scheme, Secret, Settings,
-    Timeouts, Transport, Uplink,
+    Admin, Bind, BindHost, Encryption, Limits, Listen, ListenTls, Log, LogLevel, Pool, PoolMode,
+    Scheme, Secret, Settings, Timeouts, TlsMode, TlsVersion, Transport, Uplink,
 };
 pub use sources::{DiskFiles, Environment, Files, ProcessEnvironment};

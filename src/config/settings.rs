@@ -6,9 +6,12 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
+
+use crate::wire::version::Version;
 
 const KIB: u32 = 1024;
 const MIB: u32 = 1024 * KIB;
@@ -57,12 +60,67 @@ impl Default for Settings {
 pub struct Listen {
     /// `localhost:8888`, where the Go bolt-proxy listens, so that it can be replaced in place.
     pub bind: Bind,
+    /// Whether and how its clients encrypt.
+    pub tls: ListenTls,
 }
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { bind: Bind { host: BindHost::Name("localhost".into()), port: 8888 } }
+        Self {
+            bind: Bind { host: BindHost::Name("localhost".into()), port: 8888 },
+            tls: ListenTls::default(),
+        }
     }
+}
+
+/// TLS of one listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListenTls {
+    /// `None`: optional with a certificate, off without one, as in the Go bolt-proxy.
+    pub mode: Option<TlsMode>,
+    /// Certificate chains, each with the key at the same place in `keys`, or in its own file if
+    /// there are no keys. The first is for who names no host that another one has.
+    pub certificates: Vec<PathBuf>,
+    /// Their keys.
+    pub keys: Vec<PathBuf>,
+    /// The authorities that clients' certificates come from. `None`: clients need none.
+    pub client_ca: Option<PathBuf>,
+    /// Who of those clients is let in. Empty: all.
+    pub client_names: Vec<String>,
+    /// The oldest version: 1.2, since older drivers know nothing newer.
+    pub minimum: TlsVersion,
+}
+
+impl ListenTls {
+    /// What `mode` comes to.
+    pub fn effective_mode(&self) -> TlsMode {
+        let with_certificate = |is_there: bool| match is_there {
+            true => TlsMode::Optional,
+            false => TlsMode::Off,
+        };
+        self.mode.unwrap_or(with_certificate(!self.certificates.is_empty()))
+    }
+}
+
+/// Whether a listener's clients encrypt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsMode {
+    /// None does.
+    Off,
+    /// Each as it likes, on one port.
+    Optional,
+    /// All do.
+    Required,
+}
+
+/// A version of TLS that is believed safe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    V1_2,
+    /// RFC 8446.
+    V1_3,
 }
 
 /// An address to listen on; names are resolved at start.
@@ -94,11 +152,31 @@ pub enum Scheme {
     Neo4j,
 }
 
+/// Whether connections to servers are encrypted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encryption {
+    /// `bolt://` and `neo4j://`: not at all.
+    #[default]
+    Off,
+    /// `+s`: for servers whose certificate is good for the name dialled.
+    Verified,
+    /// `+ssc`: whatever certificate they show.
+    Unverified,
+}
+
 /// The servers behind the proxy, and the account that watches them.
 #[derive(Clone, Debug)]
 pub struct Uplink {
     /// From `uplink.uri`, `bolt` by default as in the Go bolt-proxy.
     pub scheme: Scheme,
+    /// From `uplink.uri`, off by default.
+    pub encryption: Encryption,
+    /// Whom to believe with `+s`. `None`: the authorities of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate to show to servers that ask for one.
+    pub client_cert: Option<PathBuf>,
+    /// Its key. `None`: in the same file.
+    pub client_key: Option<PathBuf>,
     /// Name or address literal, IPv6 without brackets. From `uplink.uri`, default `localhost`.
     pub host: String,
     /// TCP port. From `uplink.uri`, default 7687, Bolt's registered port.
@@ -107,6 +185,9 @@ pub struct Uplink {
     pub user: String,
     /// The monitor's password. `None`: the monitor probes without logging in.
     pub password: Option<Secret>,
+    /// The Bolt versions clients are offered, the preferred one first; empty: all that the server
+    /// speaks. Each version in use has connections of its own in the pool.
+    pub versions: Vec<Version>,
     /// Whether the control core dials servers for itself (health, versions, topology).
     /// Without it only `pool.mode = "session"` works.
     pub monitor: bool,
@@ -116,10 +197,15 @@ impl Default for Uplink {
     fn default() -> Self {
         Self {
             scheme: Scheme::Bolt,
+            encryption: Encryption::Off,
+            ca_file: None,
+            client_cert: None,
+            client_key: None,
             host: "localhost".into(),
             port: 7687,
             user: "neo4j".into(),
             password: None,
+            versions: Vec::new(),
             monitor: true,
         }
     }
@@ -229,6 +315,9 @@ pub struct Timeouts {
     pub query: Option<Duration>,
     /// Without any request from a client. `None`: off, drivers keep idle connections.
     pub client_idle: Option<Duration>,
+    /// Between Pings to a client behind WebSocket: 30 s, half of what proxies on the way usually
+    /// give a silent connection. `None`: off.
+    pub websocket_ping: Option<Duration>,
     /// For clients to finish after a signal: 30 s, the usual grace of supervisors.
     pub drain: Duration,
 }
@@ -245,6 +334,7 @@ impl Default for Timeouts {
             transaction: None,
             query: None,
             client_idle: None,
+            websocket_ping: Some(Duration::from_secs(30)),
             drain: Duration::from_secs(30),
         }
     }
@@ -253,8 +343,10 @@ impl Default for Timeouts {
 /// The ring, its buffers and its back-pressure; per shard.
 #[derive(Clone, Debug)]
 pub struct Transport {
-    /// Bytes one receive may take before its task must ask again: 64 KiB. Not asking is the
-    /// back-pressure.
+    /// Bytes one receive may take before its task must ask again: 256 KiB, as much as one
+    /// connection forwards in a turn; with 64 KiB a large result costs half as much CPU time again
+    /// (measured). Not asking is the back-pressure. A shard whose slow readers hold half of the
+    /// buffers goes down to 64 KiB.
     pub credit: u32,
     /// Buffers for clients' bytes: 512, a power of two; 8 MiB with the default size.
     pub buffers_client: u16,
@@ -263,19 +355,21 @@ pub struct Transport {
     pub buffers_server: u16,
     /// Bytes of one buffer: 16 KiB, which takes nearly every message whole.
     pub buffer_size: u32,
-    /// Whether one receive may fill several buffers (Linux 6.10). Off: kernels before the fixes
-    /// of mid-2025 misplace data.
+    /// Whether one receive may fill several buffers: yes, a fifth less CPU time for large results
+    /// (measured). Kernels from 6.10 to the fixes of mid-2025 can misplace data then, so it takes
+    /// effect only where receives can be limited, which came after the fixes (Linux 6.17), and
+    /// where a test at start finds every byte in its place.
     pub bundles: bool,
 }
 
 impl Default for Transport {
     fn default() -> Self {
         Self {
-            credit: 64 * KIB,
+            credit: 256 * KIB,
             buffers_client: 512,
             buffers_server: 512,
             buffer_size: 16 * KIB,
-            bundles: false,
+            bundles: true,
         }
     }
 }

@@ -62,16 +62,18 @@ pub struct Assignment {
     pub text: Zeroizing<String>,
     /// Where it was written.
     pub place: Place,
+    /// For this one of the sections that may be repeated; `None`: for all.
+    pub item: Option<usize>,
 }
 
-/// A name of the Go bolt-proxy and the key it stands for; `None`: known, but not there yet.
+/// A name of the Go bolt-proxy and the key it stands for.
 pub struct Legacy {
     /// The flag, without dashes.
     pub flag: &'static str,
     /// The environment variable.
     pub variable: &'static str,
     /// The key it stands for.
-    pub key: Option<&'static str>,
+    pub key: &'static str,
     /// What the help calls its value.
     pub value: &'static str,
     /// One line of help.
@@ -83,57 +85,53 @@ pub const LEGACY: [Legacy; 7] = [
     Legacy {
         flag: "bind",
         variable: "BOLT_PROXY_BIND",
-        key: Some("listen.bind"),
+        key: "listen.bind",
         value: "ADDRESS",
         help: "Where clients are accepted, several separated by commas",
     },
     Legacy {
         flag: "uri",
         variable: "BOLT_PROXY_URI",
-        key: Some("uplink.uri"),
+        key: "uplink.uri",
         value: "URI",
         help: "The servers, bolt:// or neo4j://",
     },
     Legacy {
         flag: "user",
         variable: "BOLT_PROXY_USER",
-        key: Some("uplink.user"),
+        key: "uplink.user",
         value: "USER",
         help: "The monitor's user",
     },
     Legacy {
         flag: "pass",
         variable: "BOLT_PROXY_PASSWORD",
-        key: Some("uplink.password"),
+        key: "uplink.password",
         value: "PASSWORD",
         help: "The monitor's password; seen by everybody on this machine, prefer the variable",
     },
     Legacy {
         flag: "cert",
         variable: "BOLT_PROXY_CERT",
-        key: None,
+        key: "listen.cert",
         value: "FILE",
-        help: "The certificate for clients; refused, not there yet",
+        help: "The certificate for clients that encrypt; the others are served as before",
     },
     Legacy {
         flag: "key",
         variable: "BOLT_PROXY_KEY",
-        key: None,
+        key: "listen.key",
         value: "FILE",
-        help: "The certificate's key; refused, not there yet",
+        help: "The certificate's key",
     },
     Legacy {
         flag: "debug",
         variable: "BOLT_PROXY_DEBUG",
-        key: Some("log.debug"),
+        key: "log.debug",
         value: "true|false",
         help: "Log more",
     },
 ];
-
-/// Said of the names that are known but not there yet.
-pub const CLIENT_TLS_MISSING: &str = "TLS to clients is not there yet: leave certificate and key \
-    out, or end TLS in front of boltmux";
 
 /// What the environment says, the Go bolt-proxy's names first, so that boltmux's own win.
 /// Variables set to nothing count as not set, as container files often leave them.
@@ -145,10 +143,7 @@ pub fn from_environment(environment: &dyn Environment, problems: &mut Problems) 
     for (name, value) in &variables {
         let Some(legacy) = LEGACY.iter().find(|legacy| *name == *legacy.variable) else { continue };
         let place = Place::Variable(legacy.variable.into());
-        let Some(key) = legacy.key.and_then(keys::find) else {
-            problems.add(place, CLIENT_TLS_MISSING);
-            continue;
-        };
+        let Some(key) = keys::find(legacy.key) else { continue };
         // Any value switches debugging on, as it always did.
         let value = if legacy.flag == "debug" { Some("true") } else { value.to_str() };
         push_text(&mut assignments, problems, key, value, place);
@@ -176,7 +171,7 @@ fn push_text(
     match value {
         Some(value) => {
             let text = Zeroizing::new(value.to_owned());
-            assignments.push(Assignment { key, text, place });
+            assignments.push(Assignment { key, text, place, item: None });
         }
         None => problems.add(place, "expected text in UTF-8"),
     }

@@ -6,7 +6,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-use crate::config::settings::{Bind, BindHost, Scheme};
+use crate::config::settings::{Bind, BindHost, Encryption, Scheme};
+use crate::wire::version::Version;
 
 /// A year: longer than any connection lives, short enough that sums of deadlines never overflow.
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -18,6 +19,9 @@ const DURATION_UNITS: [(&str, u64); 4] =
 /// Bytes of each unit, largest first.
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// The word for "found out by itself".
+pub const AUTO: &str = "auto";
 
 /// The word that turns an optional value off.
 pub const OFF: &str = "off";
@@ -124,6 +128,29 @@ pub fn parse_word<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String>
     })
 }
 
+/// Reads Bolt versions in the order of preference: `5.8, 5.4, 4.4`; none for `auto`.
+pub fn parse_versions(text: &str) -> Result<Vec<Version>, String> {
+    let mut versions = Vec::new();
+    if text.trim() == AUTO {
+        return Ok(versions);
+    }
+    for part in text.split(',') {
+        let version: Version =
+            part.trim().parse().map_err(|error| format!("{error} (or {AUTO:?})"))?;
+        if versions.contains(&version) {
+            return Err(format!("expected each version once, not {version} twice in {text:?}"));
+        }
+        versions.push(version);
+    }
+    Ok(versions)
+}
+
+/// Prints versions, or `auto` for none.
+pub fn show_versions(versions: &[Version]) -> String {
+    let shown: Vec<String> = versions.iter().map(Version::to_string).collect();
+    if shown.is_empty() { AUTO.into() } else { shown.join(", ") }
+}
+
 /// Reads an address to listen on: `host:port`, `1.2.3.4:port`, `[::1]:port`, `:port`, `*:port`.
 pub fn parse_bind(text: &str) -> Result<Bind, String> {
     let expected = "expected host:port, [IPv6]:port, :port or *:port";
@@ -152,18 +179,30 @@ pub fn show_bind(bind: &Bind) -> String {
 /// Where the servers are, as `uplink.uri` says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UplinkAddress {
-    /// Of the forms without encryption.
     pub scheme: Scheme,
+    /// `+s` and `+ssc`.
+    pub encryption: Encryption,
     /// Name or address literal, without brackets.
     pub host: String,
     /// 7687 where the URI gives none.
     pub port: u16,
 }
 
-/// Reads `bolt://host[:port]` or `neo4j://host[:port]`.
+/// Every scheme there is, as the official drivers know them.
+const SCHEMES: [(&str, Scheme, Encryption); 6] = [
+    ("bolt", Scheme::Bolt, Encryption::Off),
+    ("bolt+s", Scheme::Bolt, Encryption::Verified),
+    ("bolt+ssc", Scheme::Bolt, Encryption::Unverified),
+    ("neo4j", Scheme::Neo4j, Encryption::Off),
+    ("neo4j+s", Scheme::Neo4j, Encryption::Verified),
+    ("neo4j+ssc", Scheme::Neo4j, Encryption::Unverified),
+];
+
+/// Reads `bolt://host[:port]` or `neo4j://host[:port]`, with `+s` or `+ssc` behind the scheme for
+/// TLS.
 ///
 /// # Errors
-/// Encrypted schemes, user information, paths and queries are refused. What came is repeated only
+/// User information, paths and queries are refused. What came is repeated only
 /// where no `@` stands in it, since a password may stand before one.
 pub fn parse_uri(text: &str) -> Result<UplinkAddress, String> {
     let expected = "expected bolt://host[:port] or neo4j://host[:port]";
@@ -171,18 +210,10 @@ pub fn parse_uri(text: &str) -> Result<UplinkAddress, String> {
         .trim()
         .split_once("://")
         .ok_or_else(|| format!("{expected}: the scheme is missing"))?;
-    let scheme = match scheme.to_ascii_lowercase().as_str() {
-        "bolt" => Scheme::Bolt,
-        "neo4j" => Scheme::Neo4j,
-        encrypted @ ("bolt+s" | "bolt+ssc" | "neo4j+s" | "neo4j+ssc") => {
-            let plain = encrypted.split('+').next().unwrap_or("bolt");
-            return Err(format!(
-                "TLS towards servers is not there yet: {encrypted}:// cannot be used, \
-                 use {plain}:// inside a trusted network"
-            ));
-        }
-        other => return Err(format!("{expected}, not the scheme {other:?}")),
-    };
+    let known = SCHEMES.iter().find(|(name, ..)| scheme.eq_ignore_ascii_case(name));
+    let &(_, scheme, encryption) = known.ok_or_else(|| {
+        format!("{expected}, +s or +ssc behind the scheme for TLS, not the scheme {scheme:?}")
+    })?;
     if rest.contains('@') {
         return Err(format!(
             "{expected} without a user: give it as uplink.user and uplink.password"
@@ -201,15 +232,15 @@ pub fn parse_uri(text: &str) -> Result<UplinkAddress, String> {
         Host::Address(address) => address.to_string(),
         _ => return Err(format!("{expected}, not {text:?}: the host is missing")),
     };
-    Ok(UplinkAddress { scheme, host, port: port.unwrap_or(7687) })
+    Ok(UplinkAddress { scheme, encryption, host, port: port.unwrap_or(7687) })
 }
 
 /// Prints the URI of these parts.
-pub fn show_uri(scheme: Scheme, host: &str, port: u16) -> String {
-    let scheme = match scheme {
-        Scheme::Bolt => "bolt",
-        Scheme::Neo4j => "neo4j",
-    };
+pub fn show_uri(address: &UplinkAddress) -> String {
+    let UplinkAddress { scheme, encryption, host, port } = address;
+    let mut known = SCHEMES.iter();
+    let known = known.find(|(_, one, how)| one == scheme && how == encryption);
+    let scheme = known.map_or("bolt", |(name, ..)| name);
     if host.contains(':') {
         format!("{scheme}://[{host}]:{port}")
     } else {

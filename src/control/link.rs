@@ -2,6 +2,7 @@
 //! and a wake.
 
 use crate::backend::KnownServer;
+use crate::control::certificates::Encryption;
 use crate::counters::ShardCounters;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ pub enum Order {
     /// Where the server is and what is known of it. `known` is `None` while it has not been
     /// reached.
     Server(Arc<Snapshot>),
+    /// Certificates have changed: what new connections are encrypted with.
+    Encrypt(Arc<Encryption>),
     /// A permit came free, and the shard owns it now: `Permits::release` named this shard.
     Permit,
     /// Send a `ShardCounters`.

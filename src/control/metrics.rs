@@ -67,6 +67,9 @@ const SERVER_COUNTERS: &[Family] = &[
     ("server_borrowed", "Idle server connections borrowed from another shard", |c| {
         c.servers_borrowed
     }),
+    ("server_turned_over", "Idle server connections logged on as another user", |c| {
+        c.servers_turned_over
+    }),
 ];
 
 const CLIENT_STATES: &[(&str, Field)] =

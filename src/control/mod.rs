@@ -2,10 +2,11 @@
 //!
 //! One unpinned executor beside the shards. `refresh` looks after the server (with `probe` and
 //! `peer`) and publishes snapshots, `admin` answers operators (with `metrics`), `shards` holds the
-//! links to the shards. Everything between cores is a value on a ring (`link`); if this core dies,
+//! links to the shards, `certificates` what they encrypt with. Everything between cores is a value on a ring (`link`); if this core dies,
 //! the shards serve on with the last snapshot.
 
 pub mod admin;
+pub mod certificates;
 pub mod link;
 pub mod metrics;
 mod options;
@@ -13,10 +14,12 @@ mod peer;
 mod probe;
 mod refresh;
 mod shards;
+mod wire;
 
 pub use options::Options;
 
 use crate::backend::permits::Permits;
+use crate::control::certificates::{Certificates, Encryption, Status};
 use crate::control::link::{ShardLink, Snapshot};
 use crate::control::shards::Shards;
 use crate::transport::runtime::{self, JoinHandle};
@@ -34,11 +37,17 @@ use std::time::Duration;
 /// glommio 0.9.0 going again should it park with runnable tasks.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Ticks between looks for new certificates: a second, so that a test of a rotation is not boring
+/// and a hundred files cost nothing.
+const CERTIFICATE_TICKS: u32 = 10;
+
 /// The way out of the process, in two steps; plain flags, so that signal handlers can set them.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
     /// Tell the shards to drain, and operators that the program is about to end.
     pub drain: Arc<AtomicBool>,
+    /// Read all certificates anew; taken back when that is done.
+    pub reload: Arc<AtomicBool>,
     /// The shards have ended: stop the control core.
     pub end: Arc<AtomicBool>,
 }
@@ -77,7 +86,7 @@ pub fn start(
 /// The control core, to be run on an unpinned executor. `started` is told where operators are
 /// answered, or in one line why that cannot be; then `run` ends.
 pub async fn run(
-    options: Options,
+    mut options: Options,
     links: Vec<ShardLink>,
     permits: Arc<Permits>,
     shutdown: Shutdown,
@@ -88,7 +97,12 @@ pub async fn run(
         Ok(listeners) => listeners,
         Err(trouble) => return started(Err(trouble)),
     };
+    let certificates = options.certificates.take().filter(|all| !all.is_empty());
+    let encryption = certificates.as_ref().map(Certificates::encryption).unwrap_or_default();
+    let status = certificates.as_ref().map(|all| all.status().clone()).unwrap_or_default();
     let core = Rc::new(Core {
+        encryption: RefCell::new(Arc::new(encryption)),
+        certificates: RefCell::new(status),
         options,
         shards: RefCell::new(Shards::new(links, permits.clone())),
         permits,
@@ -100,6 +114,8 @@ pub async fn run(
     let serve = |(_, listener)| runtime::spawn_local(admin::serve(core.clone(), listener));
     let _operators: Vec<_> = listeners.into_iter().map(serve).collect();
     let _refresh = runtime::spawn_local(refresh::run(core.clone(), looked));
+    let watch = certificates.map(|all| watch(core.clone(), all, shutdown.reload.clone()));
+    let _watch = watch.map(runtime::spawn_local);
     while !shutdown.end.load(Relaxed) {
         if shutdown.drain.load(Relaxed) && !core.is_draining.replace(true) {
             core.shards.borrow_mut().drain();
@@ -109,11 +125,41 @@ pub async fn run(
     }
 }
 
+/// Looks for new certificates, now and then and when told to.
+async fn watch(core: Rc<Core>, mut certificates: Certificates, reload: Arc<AtomicBool>) {
+    loop {
+        for _ in 0..CERTIFICATE_TICKS {
+            runtime::sleep(TICK).await;
+            if reload.load(Relaxed) {
+                break;
+            }
+        }
+        let is_forced = reload.swap(false, Relaxed);
+        let look = move || {
+            let has_changed = certificates.refresh(is_forced);
+            (certificates, has_changed)
+        };
+        // A panic has been told; what was read last stays in use.
+        let Ok((looked, has_changed)) = runtime::run_blocking(look).await else { return };
+        certificates = looked;
+        core.certificates.replace(certificates.status().clone());
+        if has_changed {
+            let encryption = Arc::new(certificates.encryption());
+            core.encryption.replace(encryption.clone());
+            core.shards.borrow_mut().encrypt(&encryption);
+        }
+    }
+}
+
 /// What the tasks of the control core share.
 pub(crate) struct Core {
     pub options: Options,
     pub shards: RefCell<Shards>,
     pub permits: Arc<Permits>,
+    /// As published last.
+    pub encryption: RefCell<Arc<Encryption>>,
+    /// What operators are told of certificates.
+    pub certificates: RefCell<Status>,
     /// As published last.
     pub snapshot: RefCell<Arc<Snapshot>>,
     pub is_draining: Cell<bool>,

@@ -1,6 +1,7 @@
 //! What the control core is told at start. Values only.
 
 use crate::config::{Bind, Secret, Settings};
+use crate::control::certificates::Certificates;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -14,6 +15,8 @@ pub struct Options {
     /// a server's agent stays unknown without a password.
     pub user: String,
     pub password: Option<Secret>,
+    /// Looked after from now on.
+    pub certificates: Option<Certificates>,
     /// Where operators are answered over HTTP.
     pub admin: Option<Bind>,
     /// For one connection to the server: connecting, then the handshake, then HELLO, each.
@@ -44,6 +47,7 @@ impl From<&Settings> for Options {
             monitor: uplink.monitor,
             user: uplink.user.clone(),
             password: uplink.password.clone(),
+            certificates: None,
             admin: settings.admin.bind.clone(),
             connect_timeout: settings.timeouts.connect,
             // An outage shows on the data path at once; this is for a server nobody uses just now.

@@ -1,19 +1,18 @@
 //! One connection of the control core to a server, on the executor's own sockets: what a probe
 //! needs of Bolt as a client, each step with a time limit. Decides nothing.
 
+use crate::control::wire::Wire;
 use crate::transport::runtime;
+use crate::transport::tls::client::Uplink;
 use crate::wire::chunk::{self, Kind, Scanner};
 use crate::wire::handshake::{self, Choice};
 use crate::wire::limits::LOGIN_BYTES_MAX;
 use crate::wire::version::Version;
-use futures_lite::{AsyncReadExt, AsyncWriteExt};
 use glommio::net::TcpStream;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
-/// Answers of a few hundred bytes are read with it.
-const READ_BYTES: usize = 4 << 10;
 /// For the server to end the connection after we have; then it is closed as it is.
 const END_WAIT: Duration = Duration::from_secs(1);
 
@@ -31,7 +30,7 @@ pub enum Sighting {
 }
 
 pub struct Peer {
-    stream: TcpStream,
+    stream: Wire,
     address: SocketAddr,
     limit: Duration,
     /// Received and not used yet; at most a login message and one read.
@@ -39,12 +38,25 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// `limit` is for connecting and for each further step.
-    pub async fn connect(address: SocketAddr, limit: Duration) -> Result<Peer, String> {
+    /// `limit` is for connecting, for TLS and for each further step.
+    pub async fn connect(
+        address: SocketAddr,
+        limit: Duration,
+        tls: Option<&Uplink>,
+    ) -> Result<Peer, String> {
         let stream = TcpStream::connect_timeout(address, limit).await;
         let stream = stream
             .map_err(|error| format!("cannot connect to {address}: {}", io::Error::from(error)))?;
-        Ok(Peer { stream, address, limit, received: Vec::new() })
+        let mut peer = Peer { stream: Wire::plain(stream), address, limit, received: Vec::new() };
+        if let Some(uplink) = tls {
+            let step = async |peer: &mut Peer| peer.stream.encrypt(uplink).await.map_err(text);
+            let outcome = peer.step("an answer to the TLS handshake", step).await;
+            if let Err(trouble) = outcome {
+                peer.end(&[]).await;
+                return Err(trouble);
+            }
+        }
+        Ok(peer)
     }
 
     /// Proposes the manifest, and for servers without it the highest version of each line.
@@ -88,10 +100,13 @@ impl Peer {
     /// then does it no longer count for the server.
     pub async fn end(mut self, last: &[u8]) {
         let _ = self.stream.write_all(last).await;
-        let _ = self.stream.shutdown(Shutdown::Write).await;
-        let mut buffer = [0; READ_BYTES];
-        let drop_rest =
-            async { while self.stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {} };
+        let _ = self.stream.shutdown().await;
+        let mut rest = Vec::new();
+        let drop_rest = async {
+            while self.stream.read(&mut rest).await.is_ok_and(|count| count > 0) {
+                rest.clear();
+            }
+        };
         runtime::within(self.limit.min(END_WAIT), drop_rest).await;
     }
 
@@ -116,12 +131,8 @@ impl Peer {
 
     /// False at the end of what the server sends.
     async fn read_more(&mut self) -> Result<bool, String> {
-        let mut buffer = [0; READ_BYTES];
-        match self.stream.read(&mut buffer).await {
-            Ok(count) => {
-                self.received.extend_from_slice(&buffer[..count]);
-                Ok(count > 0)
-            }
+        match self.stream.read(&mut self.received).await {
+            Ok(count) => Ok(count > 0),
             // As good as an end for our purpose: the server wants nothing of us.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(false),
             Err(error) => Err(format!("cannot receive: {error}")),

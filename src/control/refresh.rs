@@ -182,8 +182,13 @@ impl Refresh {
 
     async fn probe(&mut self, address: SocketAddr) -> Result<(), String> {
         let options = &self.core.options;
-        let target =
-            Target { address, step_limit: options.connect_timeout, login: self.login.as_ref() };
+        let encryption = self.core.encryption.borrow().clone();
+        let target = Target {
+            address,
+            step_limit: options.connect_timeout,
+            tls: encryption.uplink.as_ref(),
+            login: self.login.as_ref(),
+        };
         let before = self.learned.as_ref().filter(|_| self.failures == 0);
         let is_old = monotonic().saturating_sub(self.learned_at) >= options.resolve_interval;
         if let Some(before) = before.filter(|_| !is_old && !self.is_learning_due) {

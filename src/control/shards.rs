@@ -2,10 +2,11 @@
 //! counts they reported last.
 //!
 //! Nothing here waits. A full ring keeps an order back until `deliver` is called again; of
-//! snapshots only the newest is kept. A permit is never lost: it is held for its shard, or goes on
+//! snapshots and certificates only the newest is kept. A permit is never lost: it is held for its shard, or goes on
 //! to the next one if that shard has ended.
 
 use crate::backend::permits::Permits;
+use crate::control::certificates::Encryption;
 use crate::control::link::{Order, ShardLink, Snapshot};
 use crate::counters::ShardCounters;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ struct Shard {
     reports_seen: u64,
     /// Not delivered yet.
     snapshot: Option<Arc<Snapshot>>,
+    encryption: Option<Arc<Encryption>>,
     permits: u32,
     drain: bool,
 }
@@ -32,6 +34,7 @@ impl Shards {
             latest: ShardCounters::default(),
             reports_seen: 0,
             snapshot: None,
+            encryption: None,
             permits: 0,
             drain: false,
         };
@@ -42,6 +45,14 @@ impl Shards {
     pub fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         for shard in &mut self.shards {
             shard.snapshot = Some(snapshot.clone());
+        }
+        self.deliver();
+    }
+
+    /// Gives every shard what new connections are to be encrypted with.
+    pub fn encrypt(&mut self, encryption: &Arc<Encryption>) {
+        for shard in &mut self.shards {
+            shard.encryption = Some(encryption.clone());
         }
         self.deliver();
     }
@@ -134,6 +145,12 @@ impl Shard {
             && self.link.orders.push(Order::Server(snapshot.clone())).is_ok()
         {
             self.snapshot = None;
+            has_sent = true;
+        }
+        if let Some(encryption) = &self.encryption
+            && self.link.orders.push(Order::Encrypt(encryption.clone())).is_ok()
+        {
+            self.encryption = None;
             has_sent = true;
         }
         if self.drain && self.link.orders.push(Order::Drain).is_ok() {

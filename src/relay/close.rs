@@ -35,10 +35,22 @@ pub enum CloseReason {
     Http,
     /// The proxy shuts down.
     Drain,
+    /// TLS on a listener that has none.
+    TlsNotOffered,
+    /// No TLS on a listener that requires it.
+    TlsRequired,
+    /// TLS within TLS, or an upgrade within WebSocket.
+    NestedLayer,
+    /// Bytes before the answer that changes what bytes mean.
+    EarlyBytes,
+    /// A frame that WebSocket forbids, or no binary one.
+    WebSocketViolation,
+    /// The TLS handshake failed, or a record was damaged.
+    TlsFailed,
 }
 
 impl CloseReason {
-    pub const ALL: [CloseReason; 16] = [
+    pub const ALL: [CloseReason; 22] = [
         CloseReason::Goodbye,
         CloseReason::ClientGone,
         CloseReason::LoginTimeout,
@@ -55,6 +67,12 @@ impl CloseReason {
         CloseReason::ServerGone,
         CloseReason::Http,
         CloseReason::Drain,
+        CloseReason::TlsNotOffered,
+        CloseReason::TlsRequired,
+        CloseReason::NestedLayer,
+        CloseReason::EarlyBytes,
+        CloseReason::WebSocketViolation,
+        CloseReason::TlsFailed,
     ];
 
     /// The label in `boltmux_closed_total{reason}`.
@@ -76,6 +94,12 @@ impl CloseReason {
             CloseReason::ServerGone => "server_gone",
             CloseReason::Http => "http",
             CloseReason::Drain => "drain",
+            CloseReason::TlsNotOffered => "tls_not_offered",
+            CloseReason::TlsRequired => "tls_required",
+            CloseReason::NestedLayer => "nested_layer",
+            CloseReason::EarlyBytes => "early_bytes",
+            CloseReason::WebSocketViolation => "websocket_violation",
+            CloseReason::TlsFailed => "tls_failed",
         }
     }
 }

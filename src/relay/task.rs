@@ -1,60 +1,70 @@
-//! One client's task: detect, handshake, serve, close, in this order.
+//! One client's task: enter, handshake, serve, close, in this order.
 
 use crate::relay::close::CloseReason;
+use crate::relay::doors::{self, Door, Entrance};
 use crate::relay::serving::Serving;
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
-use crate::transport::detect::{Detected, detect};
-use crate::transport::driver::Sleep;
-use crate::transport::http;
 use crate::transport::stream::Stream;
 use crate::wire::handshake::{self, Choice};
 use crate::wire::version::Version;
 use bytes::Bytes;
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::pin;
+use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
+use std::time::Duration;
 
-/// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a
-/// handshake's choice is never read before the session takes over.
-const FIRST_BYTES_MAX: usize = 10 << 10;
+/// Magic and four proposals.
+const PROPOSALS_LENGTH: usize = 20;
 
 /// Accepts for as long as the shard lives; every client gets a task.
-pub async fn accept(world: Rc<World>, listener: u32) {
+pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
     loop {
         let conn = world.driver.accept_on(listener).await;
-        let task = client(world.clone(), conn);
+        let task = client(world.clone(), door.clone(), conn);
         world.driver.spawn(task);
     }
 }
 
-async fn client(world: Rc<World>, conn: Conn) {
+async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let present = Present::enter(&world);
-    let mut stream = Stream::from(conn);
-    let why = run(&world, &mut stream, &present).await;
-    present.close(why);
-    stream.close().await;
+    let login_by = world.driver.now() + world.options.login_within;
+    let (greeted, stream, rest) = enter(&world, door, conn).await;
+    let Some(stream) = stream else { return };
+    let why = match greeted {
+        Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
+        Err(why) => why,
+    };
+    present.close(doors::reason(why, &stream));
+    doors::close(stream, why).await;
 }
 
-async fn run(world: &Rc<World>, stream: &mut Stream, present: &Present) -> CloseReason {
-    let mut first = FirstBytes { world: world.clone(), bytes: Vec::new() };
-    let limit = world.driver.sleep(world.options.first_bytes_within);
-    let accepted_at = world.driver.now();
-    let greeted = match greet(world, stream, &mut first, limit).await {
-        Ok(greeted) => greeted,
-        Err(why) => return why,
-    };
-    let rest = std::mem::take(&mut first.bytes);
-    let login_by = accepted_at + world.options.login_within;
+/// What a client is served with, the way to it, and what it has sent beyond its handshake.
+async fn enter(
+    world: &Rc<World>,
+    door: Rc<Door>,
+    conn: Conn,
+) -> (Result<Greeted, CloseReason>, Option<Stream>, Vec<u8>) {
+    let mut entrance = Entrance::new(world.clone(), door, conn);
+    let greeted = greet(world, &mut entrance).await;
+    let (stream, rest) = entrance.into_parts();
+    (greeted, stream, rest)
+}
+
+async fn serve(
+    world: &Rc<World>,
+    stream: &Stream,
+    present: &Present,
+    greeted: Greeted,
+    rest: Vec<u8>,
+    login_by: Duration,
+) -> CloseReason {
     match greeted {
         Greeted::Bolt { version, is_manifest } => {
             // The serving state is what an idle client costs; what came before it is gone by now.
             let mut serving = Serving::new(world, version, is_manifest, login_by, present);
             if !rest.is_empty() {
-                serving.feed(Chunk::from(Bytes::from(rest)), stream);
+                serving.feed(own(rest), stream);
             }
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }
@@ -74,125 +84,42 @@ enum Greeted {
     Session,
 }
 
-/// Detects the protocol, and agrees on a version.
-async fn greet(
-    world: &Rc<World>,
-    stream: &Stream,
-    first: &mut FirstBytes,
-    limit: Sleep,
-) -> Result<Greeted, CloseReason> {
-    let mut limit = pin!(limit);
-    loop {
-        match detect(&first.bytes) {
-            Detected::Bolt if world.options.is_session_mode => return Ok(Greeted::Session),
-            Detected::Bolt => break,
-            Detected::Http => return Err(serve_http(world, stream, first, limit).await),
-            Detected::NeedMore => first.more(stream, limit.as_mut()).await?,
-            // TLS on a plain port, or nothing we know: closed without a word, as servers do.
-            Detected::Tls | Detected::Close => return Err(CloseReason::UnknownProtocol),
-        }
+/// Finds the handshake, and agrees on a version.
+async fn greet(world: &Rc<World>, entrance: &mut Entrance) -> Result<Greeted, CloseReason> {
+    entrance.find_bolt().await?;
+    if world.options.is_session_mode {
+        return Ok(Greeted::Session);
     }
-    while first.bytes.len() < 20 {
-        first.more(stream, limit.as_mut()).await?;
+    while entrance.bytes().len() < PROPOSALS_LENGTH {
+        entrance.more().await?;
     }
-    let mut proposals = [0; 20];
-    proposals.copy_from_slice(&first.take(20));
+    let mut proposals = [0; PROPOSALS_LENGTH];
+    proposals.copy_from_slice(&entrance.take(PROPOSALS_LENGTH));
     let proposals =
         handshake::parse_hello20(&proposals).map_err(|_| CloseReason::UnknownProtocol)?;
     let offered = world.offered();
-    match handshake::choose(&proposals, &offered) {
+    match world.choose(&proposals, &offered) {
         Choice::Version(version) => {
-            stream.send([own(version.to_bytes().to_vec())]);
+            entrance.stream().send([own(version.to_bytes().to_vec())]);
             Ok(Greeted::Bolt { version, is_manifest: false })
         }
         Choice::None => {
-            stream.send([own(vec![0; 4])]);
+            entrance.stream().send([own(vec![0; 4])]);
             Err(CloseReason::NoVersion)
         }
         Choice::Manifest => {
-            stream.send([own(handshake::manifest(&offered))]);
+            entrance.stream().send([own(handshake::manifest(&offered))]);
             loop {
-                match handshake::parse_manifest_choice(&first.bytes, &offered) {
+                match handshake::parse_manifest_choice(entrance.bytes(), &offered) {
                     Ok(Some((length, Some(version)))) => {
-                        first.take(length);
+                        entrance.take(length);
                         return Ok(Greeted::Bolt { version, is_manifest: true });
                     }
                     Ok(Some((_, None))) | Err(_) => return Err(CloseReason::NoVersion),
-                    Ok(None) => first.more(stream, limit.as_mut()).await?,
+                    Ok(None) => entrance.more().await?,
                 }
             }
         }
-    }
-}
-
-/// Health checks, discovery, and whoever speaks HTTP by mistake.
-async fn serve_http(
-    world: &Rc<World>,
-    stream: &Stream,
-    first: &mut FirstBytes,
-    mut limit: std::pin::Pin<&mut Sleep>,
-) -> CloseReason {
-    loop {
-        match http::parse(&first.bytes) {
-            http::Parsed::NeedMore => {
-                if let Err(why) = first.more(stream, limit.as_mut()).await {
-                    return why;
-                }
-            }
-            http::Parsed::Request(request) => {
-                let answer = http::answer(&request, &world.health.borrow());
-                stream.send([Chunk::from(answer)]);
-                return CloseReason::Http;
-            }
-            http::Parsed::Broken(fault) => {
-                stream.send([Chunk::from(http::refusal(fault))]);
-                return CloseReason::Http;
-            }
-        }
-    }
-}
-
-/// What has come before the session takes over.
-struct FirstBytes {
-    world: Rc<World>,
-    bytes: Vec<u8>,
-}
-
-impl FirstBytes {
-    /// Waits for more, until the deadline that all first bytes share.
-    async fn more(
-        &mut self,
-        stream: &Stream,
-        mut limit: std::pin::Pin<&mut Sleep>,
-    ) -> Result<(), CloseReason> {
-        let received = poll_fn(|cx| match stream.poll_recv(cx) {
-            Poll::Ready(received) => Poll::Ready(Some(received)),
-            // Nobody who has not said anything yet is waited for.
-            Poll::Pending if self.world.is_draining.get() => Poll::Ready(None),
-            Poll::Pending => limit.as_mut().poll(cx).map(|()| None),
-        });
-        let received: Option<io::Result<Option<Chunk>>> = received.await;
-        match received {
-            Some(Ok(Some(chunk))) if self.bytes.len() + chunk.len() > FIRST_BYTES_MAX => {
-                // A client that has chosen its version may send its login at once, but not more.
-                self.bytes.extend_from_slice(&chunk);
-                match self.bytes.len() > FIRST_BYTES_MAX + (64 << 10) {
-                    true => Err(CloseReason::InvalidRequest),
-                    false => Ok(()),
-                }
-            }
-            Some(Ok(Some(chunk))) => {
-                self.bytes.extend_from_slice(&chunk);
-                Ok(())
-            }
-            Some(Ok(None)) | Some(Err(_)) => Err(CloseReason::ClientGone),
-            None if self.world.is_draining.get() => Err(CloseReason::Drain),
-            None => Err(CloseReason::LoginTimeout),
-        }
-    }
-
-    fn take(&mut self, count: usize) -> Vec<u8> {
-        self.bytes.drain(..count).collect()
     }
 }
 

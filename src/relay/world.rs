@@ -7,7 +7,9 @@ use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::transport::driver::Driver;
 use crate::transport::http::Health;
+use crate::wire::handshake::{self, Choice, Proposal};
 use crate::wire::version::Version;
+use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -20,6 +22,8 @@ use std::time::Duration;
 pub struct RelayOptions {
     /// One server connection per client instead of one per transaction.
     pub is_session_mode: bool,
+    /// `uplink.versions`: empty for all that the server speaks.
+    pub versions: Vec<Version>,
     pub first_bytes_within: Duration,
     /// From accept to the end of the login.
     pub login_within: Duration,
@@ -68,6 +72,8 @@ pub struct World {
     pub holders: RefCell<HashMap<u64, usize>>,
     /// Who is to be closed because the shard holds too much.
     pub condemned: Cell<Option<u64>>,
+    /// What new clients are encrypted with, by listener, in the settings' order.
+    pub tls: RefCell<Vec<Option<Arc<ServerConfig>>>>,
     /// The control core has said something of the server.
     pub has_news: Cell<bool>,
 }
@@ -80,11 +86,25 @@ impl World {
         serial * self.options.shards + self.options.shard
     }
 
-    /// What clients are offered: what the servers speak, and a good guess before that is known.
+    /// What clients are offered: what the servers speak, and a good guess before that is known; of
+    /// that only what the configuration names, in its order.
     pub fn offered(&self) -> Vec<Version> {
-        match self.backend.known() {
+        let spoken = match self.backend.known() {
             Some(known) if !known.versions.is_empty() => known.versions.clone(),
             _ => Version::DEFAULT_OFFER.to_vec(),
+        };
+        let preferred = &self.options.versions;
+        if preferred.is_empty() {
+            return spoken;
+        }
+        preferred.iter().copied().filter(|version| spoken.contains(version)).collect()
+    }
+
+    /// How a client's classic proposals are answered.
+    pub fn choose(&self, proposals: &[Proposal; 4], offered: &[Version]) -> Choice {
+        match self.options.versions.is_empty() {
+            true => handshake::choose(proposals, offered),
+            false => handshake::choose_preferred(proposals, offered),
         }
     }
 

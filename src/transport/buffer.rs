@@ -11,7 +11,7 @@
 
 use crate::transport::heap::{HeapBudget, Held};
 use crate::transport::options::Planted;
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use io_uring::types::BufRingEntry;
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -268,6 +268,14 @@ impl Chunk {
         Some(Chunk { backing, start: 0, end })
     }
 
+    /// Bytes made here, TLS records for instance, on the shard's `budget` until they are dropped.
+    pub fn on_budget(bytes: Vec<u8>, budget: &Rc<HeapBudget>) -> Option<Chunk> {
+        let held = budget.try_hold(bytes.len())?;
+        let end = length_of(&bytes);
+        let backing = Backing::Heap(Rc::new(HeapBytes { bytes, _held: held }));
+        Some(Chunk { backing, start: 0, end })
+    }
+
     /// Drops the first `count` bytes.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "a chunk of {} bytes has no {count} to drop", self.len());
@@ -297,6 +305,41 @@ impl Chunk {
         };
         let (start, end) = (self.start + range.start as u32, self.start + range.end as u32);
         Chunk { backing, start, end }
+    }
+
+    /// Changes the bytes, in place if nobody else reads this buffer, else in a copy. Returns what
+    /// `body` returned, and how many bytes were copied.
+    pub fn edit<T>(&mut self, body: impl FnOnce(&mut [u8]) -> T) -> (T, usize) {
+        let (start, end) = (self.start as usize, self.end as usize);
+        match &mut self.backing {
+            Backing::Ring { pool, id } if pool.holders[usize::from(*id)].get() == 1 => {
+                // SAFETY: this chunk is the buffer's only holder and is borrowed mutably, so nobody
+                // else reads the bytes. The kernel does not either: it has no buffer that a chunk
+                // holds, and what it sends is held by the queue. The range is as in `deref`.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts_mut(pool.buffer(*id).add(start), end - start)
+                };
+                return (body(bytes), 0);
+            }
+            Backing::Own(bytes) => match std::mem::take(bytes).try_into_mut() {
+                Ok(mut own) => {
+                    let result = body(&mut own[start..end]);
+                    *bytes = own.freeze();
+                    return (result, 0);
+                }
+                Err(shared) => *bytes = shared,
+            },
+            Backing::Heap(heap) => {
+                if let Some(heap) = Rc::get_mut(heap) {
+                    return (body(&mut heap.bytes[start..end]), 0);
+                }
+            }
+            Backing::Ring { .. } | Backing::Static(_) => {}
+        }
+        let mut copy = BytesMut::from(&**self);
+        let result = body(&mut copy);
+        *self = Chunk::from(copy.freeze());
+        (result, end - start)
     }
 
     /// Whether it keeps a buffer from its ring.
@@ -372,6 +415,33 @@ mod tests {
         let all: Vec<_> = (0..10).map_while(|_| copied()).collect();
         assert_eq!((all.len(), budget.bytes_held()), (10, 100));
         assert!(copied().is_none());
+    }
+
+    #[test]
+    fn bytes_are_changed_where_they_lie_unless_somebody_else_reads_them() {
+        let upper = |bytes: &mut [u8]| {
+            bytes.make_ascii_uppercase();
+            bytes.len()
+        };
+        let budget = HeapBudget::new(100);
+        let ring = Pool::new(4, 4096, Planted::Nothing).unwrap();
+        let mut lent = Vec::new();
+        ring.lend(ring.id_at(0), 4, |chunk| lent.push(chunk));
+        lent[0].edit(|bytes| bytes.copy_from_slice(b"abcd"));
+        let own = Chunk::from(Bytes::from(b"abcd".to_vec()));
+        let heap = Chunk::copied(&mut [Chunk::from_static(b"abcd")].into_iter(), 4, &budget);
+        for mut chunk in [lent.remove(0), own, heap.unwrap()] {
+            chunk.advance(1);
+            let address = chunk.as_ptr();
+            assert_eq!(chunk.edit(upper), (3, 0));
+            assert_eq!((&*chunk, chunk.as_ptr()), (&b"BCD"[..], address));
+            let other = chunk.slice(0..2);
+            assert_eq!(chunk.edit(|bytes| bytes.fill(b'-')), ((), 3));
+            assert_eq!((&*chunk, &*other), (&b"---"[..], &b"BC"[..]));
+        }
+        let mut fixed = Chunk::from_static(b"abcd");
+        assert_eq!(fixed.edit(upper), (4, 4));
+        assert_eq!((&*fixed, ring.lent(), budget.bytes_held()), (&b"ABCD"[..], 0, 0));
     }
 
     #[test]

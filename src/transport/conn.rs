@@ -5,8 +5,10 @@
 
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::{Driver, store};
+use crate::transport::options::TlsEvent;
 use crate::transport::ring;
 use crate::transport::socket::{Key, Life, Receiving, Side, Socket};
+use crate::transport::tls::IdleSession;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -31,6 +33,8 @@ pub struct Conn {
 pub struct IdleSocket {
     pub fd: OwnedFd,
     pub side: Side,
+    /// Of a TLS connection.
+    pub session: Option<IdleSession>,
 }
 
 impl Conn {
@@ -88,6 +92,23 @@ impl Conn {
         }
     }
 
+    /// Lets sending end, since what was to be sent could not be kept: bytes are missing.
+    pub(crate) fn fail_send(&self) {
+        self.driver.state.borrow_mut().counters.over_budget += 1;
+        self.with(|socket| {
+            socket.send_error.get_or_insert(libc::ENOBUFS);
+            socket.drop_queued();
+            ((), false)
+        });
+    }
+
+    /// Counts a TLS handshake of this connection.
+    pub(crate) fn note_tls(&self, event: TlsEvent) {
+        let side = self.with(|socket| (socket.side, false));
+        let mut state = self.driver.state.borrow_mut();
+        state.counters.tls_handshakes[side as usize][event as usize] += 1;
+    }
+
     /// Bytes queued that the kernel has not taken yet.
     pub fn queued_bytes(&self) -> usize {
         self.with(|socket| (socket.queued_bytes, false))
@@ -142,7 +163,7 @@ impl Conn {
     /// Ready while less than the limit is queued. While it is not, look at the source with
     /// `poll_dead` only.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        let limit = self.driver.options().queue_bytes_max;
+        let limit = self.driver.queue_bytes_max();
         self.poll_queue(cx, |socket| {
             socket.queued_bytes < limit && socket.queue.len() < ring::GATHER_MAX
         })
@@ -273,7 +294,7 @@ impl Conn {
             return None;
         }
         let socket = self.driver.state.borrow_mut().sockets.remove(self.key)?;
-        Some(IdleSocket { fd: socket.fd, side: socket.side })
+        Some(IdleSocket { fd: socket.fd, side: socket.side, session: None })
     }
 
     /// Runs `body` on the slot; when it says so, the socket is looked at before the next enter.

@@ -8,6 +8,7 @@ use crate::transport::conn::Conn;
 use crate::transport::heap::HeapBudget;
 use crate::transport::listener;
 use crate::transport::pump::{self, Doorbell};
+use crate::transport::receive::PRESSED_BYTES;
 use crate::transport::ring::{self, Receive, Ring};
 use crate::transport::selftest;
 use crate::transport::socket::{Life, Operation, Side, Socket, user_data};
@@ -195,6 +196,14 @@ impl Driver {
             Poll::Pending
         })
         .await
+    }
+
+    /// Bytes that a connection may queue towards its peer now; see `PRESSED_BYTES`.
+    pub fn queue_bytes_max(&self) -> usize {
+        match self.state.borrow().is_pressed() {
+            true => self.options.queue_bytes_max.min(PRESSED_BYTES as usize),
+            false => self.options.queue_bytes_max,
+        }
     }
 
     /// The time of this shard's deadlines: monotonic, since some fixed moment.

@@ -1,9 +1,10 @@
 //! HTTP on the Bolt port: health checks, discovery and the door to WebSocket. Pure: bytes in, an
-//! answer out. After every answer the connection is closed.
+//! answer out. After every answer but the grant of an upgrade the connection is closed.
 //!
 //! Neo4j answers a GET of any path with its discovery document and knows nothing else; the Neo4j
 //! Browser takes `{}` for "no discovery". `/health` is ours.
 
+use crate::transport::websocket::upgrade::{self, Accept, Origins, Refusal};
 use bytes::Bytes;
 use serde::Serialize;
 
@@ -29,7 +30,7 @@ pub struct Request {
     pub wants: Wants,
     /// HEAD: the same answer without its body.
     pub is_head: bool,
-    /// Length of the head. WebSocket frames may follow it.
+    /// Length of the head. Nothing may follow it before an upgrade is granted.
     pub head_bytes: usize,
 }
 
@@ -37,8 +38,10 @@ pub struct Request {
 pub enum Wants {
     Health,
     Discovery,
-    /// The place where the WebSocket handshake begins.
-    WebSocket,
+    /// The answer is `upgrade::grant`, and frames follow it.
+    WebSocket(Accept),
+    /// Asked for in a way that is refused.
+    OddWebSocket(Refusal),
     /// A method that is neither GET nor HEAD.
     OtherMethod,
 }
@@ -64,8 +67,9 @@ pub struct Health {
     pub draining: bool,
 }
 
-/// Reads a request head from the first bytes of a connection.
-pub fn parse(bytes: &[u8]) -> Parsed {
+/// Reads a request head from the first bytes of a connection. `origins` are those from which a
+/// WebSocket may be opened.
+pub fn parse(bytes: &[u8], origins: &Origins) -> Parsed {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut request = httparse::Request::new(&mut headers);
     let head_bytes = match request.parse(bytes) {
@@ -78,7 +82,13 @@ pub fn parse(bytes: &[u8]) -> Parsed {
     let is_head = request.method == Some("HEAD");
     let path = request.path.unwrap_or_default();
     let wants = match request.method {
-        Some("GET") if is_upgrade(request.headers) => Wants::WebSocket,
+        Some("GET") if is_upgrade(request.headers) => {
+            let minor_version = request.version.unwrap_or(0);
+            match upgrade::examine(path, minor_version, request.headers, origins) {
+                Ok(accept) => Wants::WebSocket(accept),
+                Err(refusal) => Wants::OddWebSocket(refusal),
+            }
+        }
         Some("GET" | "HEAD") if is_health(path) => Wants::Health,
         Some("GET" | "HEAD") => Wants::Discovery,
         _ => Wants::OtherMethod,
@@ -94,8 +104,10 @@ pub fn answer(request: &Request, health: &Health) -> Bytes {
             (if health.healthy { "200 OK" } else { "503 Service Unavailable" }, body)
         }
         Wants::Discovery => ("200 OK", "{}".into()),
-        Wants::WebSocket => {
-            ("501 Not Implemented", error("WebSocket is not supported: use a bolt:// address"))
+        Wants::WebSocket(accept) => return upgrade::grant(&accept).into(),
+        Wants::OddWebSocket(refusal) => {
+            let (status, text) = refusal.status();
+            (status, error(text))
         }
         Wants::OtherMethod => {
             ("405 Method Not Allowed\r\nAllow: GET, HEAD", error("expected GET or HEAD"))
@@ -149,7 +161,7 @@ mod tests {
     use super::*;
 
     fn request(text: &str) -> Request {
-        match parse(text.as_bytes()) {
+        match parse(text.as_bytes(), &Origins::Any) {
             Parsed::Request(request) => request,
             other => panic!("{text:?} gave {other:?}"),
         }
@@ -170,15 +182,17 @@ mod tests {
             ("GET / HTTP/1.1\r\nAccept: application/json\r\n\r\n", Wants::Discovery, false),
             (
                 "GET / HTTP/1.1\r\nUPGRADE: h2c, WebSocket\r\nconnection: keep-alive, Upgrade\r\n\
-                 Sec-WebSocket-Version: 13\r\n\r\n",
-                Wants::WebSocket,
+                 Sec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                Wants::WebSocket(upgrade::accept(b"dGhlIHNhbXBsZSBub25jZQ==")),
                 false,
             ),
             ("GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n", Wants::Discovery, false),
             ("POST / HTTP/1.1\r\n\r\n", Wants::OtherMethod, false),
         ] {
             for cut in 0..text.len() {
-                assert_eq!(parse(&text.as_bytes()[..cut]), Parsed::NeedMore, "{text:?} to {cut}");
+                let part = parse(&text.as_bytes()[..cut], &Origins::Any);
+                assert_eq!(part, Parsed::NeedMore, "{text:?} to {cut}");
             }
             let expected = Request { wants, is_head, head_bytes: text.len() };
             assert_eq!(request(text), expected);
@@ -203,7 +217,7 @@ mod tests {
                 "431",
             ),
         ] {
-            assert_eq!(parse(text.as_bytes()), Parsed::Broken(fault), "{text:?}");
+            assert_eq!(parse(text.as_bytes(), &Origins::Any), Parsed::Broken(fault), "{text:?}");
             assert!(refusal(fault).starts_with(format!("HTTP/1.1 {status}").as_bytes()));
         }
         let most = format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(HEADERS_MAX));
@@ -237,10 +251,14 @@ mod tests {
 
     #[test]
     fn other_wishes_get_a_clear_answer() {
-        let upgrade = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n";
-        for (text, status) in
-            [(upgrade, "HTTP/1.1 501 "), ("PUT / HTTP/1.1\r\n\r\n", "HTTP/1.1 405 ")]
-        {
+        let upgrade = "GET / HTTP/1.1\r\nUpgrade: websocket\r\nConnection: upgrade\r\n";
+        let (old, other) =
+            (format!("{upgrade}\r\n"), upgrade.replace("GET / ", "GET /db ") + "\r\n");
+        for (text, status) in [
+            (&*old, "HTTP/1.1 426 Upgrade Required\r\nUpgrade: websocket\r\nSec-WebSocket-V"),
+            (&*other, "HTTP/1.1 404 "),
+            ("PUT / HTTP/1.1\r\n\r\n", "HTTP/1.1 405 "),
+        ] {
             let text = answered(text, true);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             assert!(head.starts_with(status), "{head}");

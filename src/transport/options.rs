@@ -15,7 +15,8 @@ pub struct Options {
     /// can never hold the buffers that answers need.
     pub buffers: [u16; 2],
     pub buffer_bytes: u32,
-    /// Bytes a connection may queue towards one peer before its source is not read.
+    /// Bytes a connection may queue towards one peer before its source is not read; fewer while the
+    /// shard is short of memory, as of the credit (`receive::PRESSED_BYTES`).
     pub queue_bytes_max: usize,
     /// Bytes held outside the ring's buffers: stuck sends, and what tasks hold (`Driver::heap`).
     pub heap_bytes_max: usize,
@@ -50,6 +51,16 @@ pub enum Planted {
     EarlyReturns,
 }
 
+/// How a TLS handshake came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsEvent {
+    Full,
+    /// From an earlier session, with less to compute and to send.
+    Resumed,
+    /// One of the two did not believe the other, or broke the rules.
+    Failed,
+}
+
 /// What one shard has done and holds. Pairs are for accepted and dialed sockets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -63,6 +74,8 @@ pub struct Counters {
     pub dialed: u64,
     pub received_bytes: [u64; 2],
     pub sent_bytes: [u64; 2],
+    /// TLS handshakes: by `TlsEvent`.
+    pub tls_handshakes: [[u64; 3]; 2],
     /// Sent straight out of the buffers they came in.
     pub relayed_bytes: u64,
     /// Copied to the heap: by stuck sends, and by tasks that said so (`Driver::note_copied`).

@@ -10,10 +10,15 @@ use crate::transport::socket::{Key, Operation, Receiving, Socket, user_data};
 use crate::transport::state::State;
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
+use std::rc::Rc;
 
 /// Received chunks waiting for their task; above it the receive is cancelled. Credit counts bytes,
-/// and a trickle of small messages would take a buffer each. Four credits of full buffers.
+/// and a trickle of small messages would take a buffer each. The default credit in full buffers.
 const WAITING_CHUNKS_MAX: usize = 16;
+
+/// A credit, and what may be queued towards a peer, while the shard is short of memory: large ones
+/// save system calls for large results, small ones let more slow readers fit into the same memory.
+pub const PRESSED_BYTES: u32 = 64 << 10;
 
 /// Sockets of one pool that found no buffer, first come, first served.
 pub type Parked = VecDeque<Key>;
@@ -41,6 +46,23 @@ impl Socket {
 }
 
 impl State {
+    /// Whether slow readers hold half of a pool's buffers or a quarter of the heap budget: half and
+    /// three quarters are left for those that come then.
+    pub fn is_pressed(&self) -> bool {
+        let is_half_lent = |pool: &Rc<Pool>| pool.lent() > pool.entries() / 2;
+        self.pools.iter().any(is_half_lent) || self.heap.bytes_held() > self.heap.bytes_max() / 4
+    }
+
+    /// How a receive is armed now.
+    pub fn receive_now(&self) -> Receive {
+        match self.receive {
+            Receive::Limited { bundle, total } if self.is_pressed() => {
+                Receive::Limited { bundle, total: total.min(PRESSED_BYTES) }
+            }
+            receive => receive,
+        }
+    }
+
     pub fn on_receive(&mut self, key: Key, cqe: Cqe) {
         let socket = self.sockets.get(key).expect("a slot outlives its operations");
         let was_armed = socket.receiving == Receiving::Armed;

@@ -141,8 +141,11 @@ impl State {
             }
         }
         if socket.may_receive() {
-            socket.arm_receive(&mut self.ring, self.receive, key);
+            let how = self.receive_now();
+            let socket = self.sockets.get(key).expect("it is still there");
+            socket.arm_receive(&mut self.ring, how, key);
         }
+        let socket = self.sockets.get(key).expect("it is still there");
         if socket.wants_hangup && !socket.is_polling {
             socket.arm_poll(&mut self.ring, key);
         }

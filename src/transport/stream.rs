@@ -1,25 +1,30 @@
-//! What a task reads and writes: a plain TCP connection now; TLS and WebSocket belong here.
+//! What a task reads and writes: a plain connection, an encrypted one, or WebSocket over either.
 //!
 //! Every variant has the interface of `Conn`, so that the tasks above do not know what lies below.
 //! The match is static: a plain connection costs one predictable branch.
 //!
-//! - TLS: a variant that owns a `Conn` and a rustls connection. `poll_recv` feeds received chunks
-//!   to it and returns plaintext as chunks; `send` encrypts into heap chunks. Partial records live
-//!   in the variant, never in a future.
-//! - WebSocket: a variant over either. `poll_recv` unmasks payloads in place and returns them as
-//!   spans; `send` puts a frame header in front, gathered into the same send.
-//!
-//! Both have `is_quiet` look into their own buffers too.
+//! Partial records and frames live in the variant, never in a future. `is_quiet` looks into the
+//! variant's own buffers, too.
 
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::{Conn, IdleSocket};
+use crate::transport::driver::Driver;
+use crate::transport::tls::{self, TlsStream};
+use crate::transport::websocket::WebSocket;
+use crate::transport::websocket::codec::{CloseCode, Fault};
+use rustls::ServerConfig;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub enum Stream {
     Tcp(Conn),
+    Tls(Box<TlsStream>),
+    /// Over one of the others.
+    WebSocket(Box<WebSocket>),
 }
 
 /// Forwards to the variant's method of the same name.
@@ -27,11 +32,36 @@ macro_rules! forward {
     ($self:ident, $stream:ident => $call:expr) => {
         match $self {
             Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::WebSocket($stream) => $call,
+        }
+    };
+}
+
+/// The same for what WebSocket leaves to the connection below it.
+macro_rules! forward_below {
+    ($self:ident, $stream:ident => $call:expr) => {
+        match $self {
+            Stream::Tcp($stream) => $call,
+            Stream::Tls($stream) => $call,
+            Stream::WebSocket(websocket) => {
+                let $stream = websocket.inner();
+                $call
+            }
         }
     };
 }
 
 impl Stream {
+    /// Goes on with what another shard has detached.
+    pub fn adopt(driver: &Rc<Driver>, socket: IdleSocket) -> Stream {
+        let conn = driver.adopt(socket.fd, socket.side);
+        match socket.session {
+            Some(session) => TlsStream::attach(conn, session).into(),
+            None => conn.into(),
+        }
+    }
+
     /// See `Conn::poll_recv`.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         forward!(self, stream => stream.poll_recv(cx))
@@ -52,29 +82,34 @@ impl Stream {
         forward!(self, stream => stream.send(chunks))
     }
 
+    /// The same without being generic: a stream in a stream would be compiled without end.
+    pub(crate) fn send_boxed(&self, chunks: &mut dyn Iterator<Item = Chunk>) {
+        self.send(chunks);
+    }
+
     /// See `Conn::queued_bytes`.
     pub fn queued_bytes(&self) -> usize {
-        forward!(self, stream => stream.queued_bytes())
+        forward_below!(self, stream => stream.queued_bytes())
     }
 
     /// See `Conn::poll_ready`.
     pub fn poll_ready(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_ready(cx))
+        forward_below!(self, stream => stream.poll_ready(cx))
     }
 
     /// See `Conn::has_room`.
     pub fn has_room(&self) -> bool {
-        forward!(self, stream => stream.has_room())
+        forward_below!(self, stream => stream.has_room())
     }
 
     /// See `Conn::poll_flushed`.
     pub fn poll_flushed(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, stream => stream.poll_flushed(cx))
+        forward_below!(self, stream => stream.poll_flushed(cx))
     }
 
     /// See `Conn::is_flushed`.
     pub fn is_flushed(&self) -> bool {
-        forward!(self, stream => stream.is_flushed())
+        forward_below!(self, stream => stream.is_flushed())
     }
 
     /// See `Conn::has_ended`.
@@ -94,12 +129,12 @@ impl Stream {
 
     /// See `Conn::watch`.
     pub fn watch(&self, waker: &Waker) {
-        forward!(self, stream => stream.watch(waker))
+        forward_below!(self, stream => stream.watch(waker))
     }
 
     /// See `Conn::shutdown`.
     pub fn shutdown(&self) {
-        forward!(self, stream => stream.shutdown())
+        forward_below!(self, stream => stream.shutdown())
     }
 
     /// See `Conn::close`.
@@ -109,22 +144,76 @@ impl Stream {
 
     /// See `Conn::detach`.
     pub async fn detach(self) -> Option<IdleSocket> {
-        forward!(self, stream => stream.detach().await)
+        match self {
+            Stream::Tcp(stream) => stream.detach().await,
+            Stream::Tls(stream) => stream.detach().await,
+            // A bare socket would have lost where the frames are.
+            Stream::WebSocket(_) => None,
+        }
+    }
+
+    /// The rule of WebSocket that the peer has broken.
+    pub fn fault(&self) -> Option<Fault> {
+        match self {
+            Stream::Tcp(_) | Stream::Tls(_) => None,
+            Stream::WebSocket(stream) => stream.fault(),
+        }
+    }
+
+    /// What a peer behind WebSocket is told when this is closed.
+    pub fn set_close_code(&self, code: CloseCode) {
+        match self {
+            Stream::Tcp(_) | Stream::Tls(_) => {}
+            Stream::WebSocket(stream) => stream.set_close_code(code),
+        }
+    }
+
+    /// Answers a client's TLS handshake, `first_bytes` of which have been read. Waits for nothing;
+    /// given back as it was if this connection cannot be encrypted.
+    pub fn encrypt(self, first_bytes: &[u8], config: &Arc<ServerConfig>) -> Result<Stream, Stream> {
+        match self {
+            Stream::Tcp(conn) => match tls::accept(conn, first_bytes, config) {
+                Ok(stream) => Ok(stream.into()),
+                Err(conn) => Err(conn.into()),
+            },
+            other => Err(other),
+        }
+    }
+
+    /// Why the peer of a TLS connection was not believed, if it was not.
+    pub fn tls_failure(&self) -> Option<Arc<str>> {
+        match self {
+            Stream::Tcp(_) => None,
+            Stream::Tls(stream) => stream.failure(),
+            Stream::WebSocket(stream) => stream.inner().tls_failure(),
+        }
     }
 
     /// See `Conn::peer_address`.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
-        forward!(self, stream => stream.peer_address())
+        forward_below!(self, stream => stream.peer_address())
     }
 
     /// See `Conn::local_address`.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
-        forward!(self, stream => stream.local_address())
+        forward_below!(self, stream => stream.local_address())
+    }
+}
+
+impl From<TlsStream> for Stream {
+    fn from(stream: TlsStream) -> Stream {
+        Stream::Tls(Box::new(stream))
     }
 }
 
 impl From<Conn> for Stream {
     fn from(conn: Conn) -> Stream {
         Stream::Tcp(conn)
+    }
+}
+
+impl From<WebSocket> for Stream {
+    fn from(websocket: WebSocket) -> Stream {
+        Stream::WebSocket(Box::new(websocket))
     }
 }

@@ -66,6 +66,19 @@ pub fn choose(proposals: &[Proposal; 4], offered: &[Version]) -> Choice {
     choices.next().unwrap_or(Choice::None)
 }
 
+/// As `choose`, but of several versions that both sides speak the first in `preferred` is taken,
+/// whatever the client likes best: so that clients meet on few versions.
+pub fn choose_preferred(proposals: &[Proposal; 4], preferred: &[Version]) -> Choice {
+    let is_proposed =
+        |version: &&Version| proposals.iter().any(|proposal| proposal.covers(**version));
+    match choose(proposals, preferred) {
+        Choice::Version(version) => {
+            Choice::Version(*preferred.iter().find(is_proposed).unwrap_or(&version))
+        }
+        other => other,
+    }
+}
+
 /// The server's four bytes. For a manifest they are only its beginning: send `manifest` instead.
 pub fn answer(choice: Choice) -> [u8; 4] {
     match choice {

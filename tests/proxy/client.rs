@@ -1,5 +1,6 @@
 //! A blocking Bolt client that says what it is told and checks nothing by itself.
 
+use crate::frames::Frames;
 use crate::value::{Value, map};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
@@ -129,25 +130,47 @@ pub struct Client {
     pub noops: usize,
     /// From HELLO's answer.
     pub connection_id: String,
+    /// Of a client that speaks WebSocket.
+    pub frames: Option<Frames>,
+}
+
+/// What a client's bytes go through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Way {
+    #[default]
+    Plain,
+    WebSocket,
 }
 
 impl Client {
+    pub fn connect_by(way: Way, address: SocketAddr) -> Client {
+        let mut client = Client::connect(address);
+        if way == Way::WebSocket {
+            client.frames = Some(Frames::upgrade(&client.stream));
+        }
+        client
+    }
+
     pub fn connect(address: SocketAddr) -> Client {
         let stream = TcpStream::connect(address).expect("the proxy listens");
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let (buffer, connection_id) = (Vec::new(), String::new());
-        Client { stream, version: V5_4, buffer, start: 0, noops: 0, connection_id }
+        Client { stream, version: V5_4, buffer, start: 0, noops: 0, connection_id, frames: None }
     }
 
     /// Connected, with this version agreed.
     pub fn negotiate(address: SocketAddr, version: Version) -> Client {
-        let mut client = Client::connect(address);
-        client.send(&proposals(&[version.to_bytes()]));
-        assert_eq!(client.read(4).as_deref(), Ok(&version.to_bytes()[..]));
-        client.version = version;
-        client
+        Client::connect(address).agree(version)
+    }
+
+    /// The same on a connection that has said nothing yet.
+    pub fn agree(mut self, version: Version) -> Client {
+        self.send(&proposals(&[version.to_bytes()]));
+        assert_eq!(self.read(4).as_deref(), Ok(&version.to_bytes()[..]));
+        self.version = version;
+        self
     }
 
     pub fn login(address: SocketAddr, version: Version) -> Client {
@@ -161,7 +184,12 @@ impl Client {
         user: &str,
         password: &str,
     ) -> Result<Client, Said> {
-        let mut client = Client::negotiate(address, version);
+        Client::connect(address).log_in(version, user, password)
+    }
+
+    /// The same on a connection that has said nothing yet.
+    pub fn log_in(self, version: Version, user: &str, password: &str) -> Result<Client, Said> {
+        let mut client = self.agree(version);
         let mut bytes = hello(version, user, password);
         if version.has_logon() {
             bytes.extend(logon(user, password));
@@ -186,11 +214,15 @@ impl Client {
     }
 
     pub fn send(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
+        self.try_send(bytes).unwrap();
     }
 
+    /// One write; behind WebSocket one frame.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.stream.write_all(bytes)
+        match &mut self.frames {
+            Some(frames) => self.stream.write_all(&frames.pack(bytes)),
+            None => self.stream.write_all(bytes),
+        }
     }
 
     /// Exactly so many bytes.
@@ -212,7 +244,10 @@ impl Client {
         match self.stream.read(&mut bytes) {
             Ok(0) => Err(Said::EndOfFile),
             Ok(length) => {
-                self.buffer.extend_from_slice(&bytes[..length]);
+                match &mut self.frames {
+                    Some(frames) => self.buffer.extend(frames.unpack(&bytes[..length])),
+                    None => self.buffer.extend_from_slice(&bytes[..length]),
+                }
                 Ok(())
             }
             Err(error) => Err(match error.kind() {

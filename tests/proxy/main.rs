@@ -10,6 +10,7 @@
 mod bad_input;
 mod bad_server;
 mod client;
+mod frames;
 mod http;
 mod idle_memory;
 mod program;
@@ -21,3 +22,4 @@ mod slow;
 mod stage;
 mod storm;
 mod value;
+mod websocket;

@@ -27,12 +27,16 @@
 //!         wait METRIC NUMBER            until a metric is so
 //!         metric METRIC NUMBER          it is so now
 //!         ledger NONCE committed | undone | unknown to it: none
+//!         executed NONCE USER           once, as this user
+//!         logins ACCEPTED REFUSED       what the server has counted
+//!         fault die | stall | extra MESSAGE, fault fail MESSAGE CODE    at the next such message
+//!         fault none
 //! ```
 
-use crate::client::{Client, Message, SILENCE, Said, chunked, hello, logon, proposals};
+use crate::client::{Client, Message, SILENCE, Said, Way, chunked, hello, logon, proposals};
 use crate::stage::{Stage, until_metrics};
 use crate::value::{Value, hex, map};
-use boltmux::synthetic::{Faults, Options, Outcome};
+use boltmux::synthetic::{Faults, Misdeed, Options, Outcome};
 use boltmux::wire::handshake;
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
@@ -42,8 +46,8 @@ use std::time::Duration;
 type Done = Result<(), String>;
 
 /// Plays a whole script; the error names the line.
-pub fn play(text: &str) -> Done {
-    let mut play = Play::default();
+pub fn play(text: &str, way: Way) -> Done {
+    let mut play = Play { way, ..Play::default() };
     for (number, line) in joined(text) {
         play.line(&line).map_err(|error| format!("line {number}: {line}: {error}"))?;
     }
@@ -65,6 +69,7 @@ fn joined(text: &str) -> Vec<(usize, String)> {
 
 #[derive(Default)]
 struct Play {
+    way: Way,
     pairs: Vec<String>,
     options: Options,
     stage: Option<Stage>,
@@ -132,9 +137,9 @@ impl Play {
 
     /// Connects at its first word.
     fn actor(&mut self, name: &str) -> &mut Actor {
-        let address = self.stage().address();
+        let (address, way) = (self.stage().address(), self.way);
         self.actors.entry(name.into()).or_insert_with(|| Actor {
-            client: Client::connect(address),
+            client: Client::connect_by(way, address),
             fragment: None,
             chunk: 65_535,
         })
@@ -146,7 +151,7 @@ impl Play {
             let (word, rest) = part.split_once(' ').unwrap_or((part, ""));
             match word {
                 "LOGIN" => {
-                    let client = login(self.stage(), rest)?;
+                    let client = login(self.stage(), self.way, rest)?;
                     let actor = Actor { client, fragment: None, chunk: 65_535 };
                     self.actors.insert(name.into(), actor);
                 }
@@ -188,6 +193,22 @@ impl Play {
                 if number.parse() != Ok(came) {
                     return Err(format!("it is {came}"));
                 }
+            }
+            ["executed", nonce, user] => return executed(stage, nonce, user),
+            ["fault", "none"] => stage.server.set_faults(Faults::default()),
+            ["fault", act, message] => {
+                let misdeed = match act {
+                    "die" => Misdeed::Die { after_bytes: 0 },
+                    "stall" => Misdeed::Stall,
+                    "extra" => Misdeed::Extra,
+                    _ => return Err("expected die, stall, extra or fail".into()),
+                };
+                let tag = request_tag(message)?;
+                stage.server.set_faults(Faults::spoiling(tag, misdeed, u64::MAX));
+            }
+            ["fault", "fail", message, code] => {
+                let tag = request_tag(message)?;
+                stage.server.set_faults(Faults::failing(tag, code, u64::MAX));
             }
             ["ledger", nonce, wanted] => return ledger(stage, nonce, wanted),
             ["logins", accepted, refused] => {
@@ -405,14 +426,14 @@ fn shown(message: &Message) -> String {
     format!("{} {}", tag::name(message.tag), fields.join(" "))
 }
 
-fn login(stage: &Stage, rest: &str) -> Result<Client, String> {
+fn login(stage: &Stage, way: Way, rest: &str) -> Result<Client, String> {
     let words: Vec<&str> = rest.split(' ').collect();
     let (version, user, password) = match words[..] {
         [text] => (version(text)?, "neo4j", crate::client::PASSWORD),
         [text, user, password] => (version(text)?, user, password),
         _ => return Err("expected LOGIN VERSION [USER PASSWORD]".into()),
     };
-    let client = Client::login_as(stage.address(), version, user, password);
+    let client = Client::connect_by(way, stage.address()).log_in(version, user, password);
     client.map_err(|said| format!("got {said:?}"))
 }
 
@@ -430,6 +451,29 @@ fn ledger(stage: &Stage, nonce: &str, wanted: &str) -> Done {
         None if came == wanted => Ok(()),
         None => Err(format!("it is {came}")),
     }
+}
+
+fn executed(stage: &Stage, nonce: &str, user: &str) -> Done {
+    let ledger = stage.server.ledger();
+    let entries = ledger.iter().filter(|entry| entry.nonce.as_deref() == Some(nonce));
+    let users: Vec<&str> = entries.map(|entry| &*entry.user).collect();
+    if users == [user] { Ok(()) } else { Err(format!("it was executed by {users:?}")) }
+}
+
+fn request_tag(name: &str) -> Result<u8, String> {
+    let tags = [
+        tag::HELLO,
+        tag::LOGON,
+        tag::LOGOFF,
+        tag::RESET,
+        tag::RUN,
+        tag::PULL,
+        tag::BEGIN,
+        tag::COMMIT,
+        tag::ROUTE,
+    ];
+    let found = tags.into_iter().find(|known| tag::name(*known) == name);
+    found.ok_or_else(|| format!("no such message: {name}"))
 }
 
 fn version(text: &str) -> Result<Version, String> {

@@ -1,5 +1,6 @@
 //! Plays `tests/scripts/*.bolt`; each has a proxy and a server of its own.
 
+use crate::client::Way;
 use crate::script::play;
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,15 @@ const SCRIPTS_MIN: usize = 25;
 
 #[test]
 fn every_script_is_as_written() {
+    play_all(Way::Plain);
+}
+
+#[test]
+fn every_script_is_as_written_over_websocket() {
+    play_all(Way::WebSocket);
+}
+
+fn play_all(way: Way) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
     let wanted = std::env::var("BOLTMUX_SCRIPT").unwrap_or_default();
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
@@ -28,7 +38,7 @@ fn every_script_is_as_written() {
             while let Some(path) = scripts.get(next.fetch_add(1, Relaxed)) {
                 let text = fs::read_to_string(path).unwrap();
                 let name = path.file_name().unwrap().to_string_lossy();
-                let played = std::panic::catch_unwind(|| play(&text));
+                let played = std::panic::catch_unwind(|| play(&text, way));
                 match played.unwrap_or_else(|_| Err("it panicked".into())) {
                     Ok(()) => println!("{name}: as written"),
                     Err(error) => failures.push(format!("{name}: {error}")),
@@ -56,7 +66,8 @@ fn a_script_that_expects_something_else_fails() {
         "set pool.size=1",
     ];
     for script in wrong {
-        assert!(play(script).is_err(), "{script}");
+        assert!(play(script, Way::Plain).is_err(), "{script}");
     }
-    assert_eq!(play("C: LOGIN 5.4\nC: RUN ; PULL\nS: SUCCESS ; RECORD [1] ; SUCCESS"), Ok(()));
+    let right = "C: LOGIN 5.4\nC: RUN ; PULL\nS: SUCCESS ; RECORD [1] ; SUCCESS";
+    assert_eq!(play(right, Way::Plain), Ok(()));
 }

@@ -25,13 +25,17 @@ const KILL_EVERY: Duration = Duration::from_millis(150);
 struct Variant {
     shards: usize,
     is_lopsided: bool,
+    /// `pool.reauth`: connections go from user to user.
+    has_reauth: bool,
 }
 
-const VARIANTS: [Variant; 4] = [
-    Variant { shards: 1, is_lopsided: false },
-    Variant { shards: 2, is_lopsided: false },
-    Variant { shards: 4, is_lopsided: false },
-    Variant { shards: 4, is_lopsided: true },
+const VARIANTS: [Variant; 6] = [
+    Variant { shards: 1, is_lopsided: false, has_reauth: false },
+    Variant { shards: 2, is_lopsided: false, has_reauth: false },
+    Variant { shards: 4, is_lopsided: false, has_reauth: false },
+    Variant { shards: 4, is_lopsided: true, has_reauth: false },
+    Variant { shards: 1, is_lopsided: false, has_reauth: true },
+    Variant { shards: 4, is_lopsided: true, has_reauth: true },
 ];
 
 /// What all clients of one wave share.
@@ -66,7 +70,9 @@ fn storm(variant: Variant, answers: u64, seed: u64) -> u64 {
     let server = Arc::new(Server::start(server_options(seed)).expect("a server on a free port"));
     let shards = format!("shards={}", variant.shards);
     let size = format!("pool.size={POOL_SIZE}");
-    let program = Program::start(server.address(), &[&shards, &size, "log.level=error"]);
+    let reauth = format!("pool.reauth={}", variant.has_reauth);
+    let settings = [&shards, &size, &reauth, "log.level=error"];
+    let program = Program::start(server.address(), &settings);
     let before = checks::Quiet::wait(&program, 0);
     let mut summary = Summary::default();
     let mut resident = Vec::new();
@@ -78,10 +84,12 @@ fn storm(variant: Variant, answers: u64, seed: u64) -> u64 {
     }
     checks::ledger(&server.ledger(), &summary.fates);
     checks::counters(&program, &server, &summary);
+    let turned_over = program.metrics().get("server_turned_over");
+    assert_eq!(turned_over > 0, variant.has_reauth, "{turned_over} connections turned over");
     checks::resident(&resident);
     println!(
         "storm: {variant:?}: {} answers in {:.1?}, {summary}; {} connections of the server, \
-         at most {} at once; resident {resident:?}",
+         at most {} at once, {turned_over} turned over; resident {resident:?}",
         summary.answers,
         started.elapsed(),
         server.stats().connections_total,

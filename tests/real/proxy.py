@@ -32,6 +32,10 @@ class Proxy:
     def uri(self):
         return f"bolt://{HOST}:{self.port}"
 
+    def port_for(self, scheme):
+        """Where clients of that scheme connect."""
+        return self.port
+
     def start(self):
         argv = [
             self.binary, "--bind", f"{HOST}:{self.port}",

@@ -13,7 +13,7 @@ impl World {
         let permits = Arc::new(Permits::new(plan.limit));
         let ttl = random.pick(&[Duration::ZERO, Duration::from_secs(1), Duration::from_secs(60)]);
         let limits = limits(&mut random, plan.habits.has_limits);
-        let options = options(&mut random, plan.limit);
+        let options = options(&mut random, plan.limit, ttl);
         let shard = |index: usize, seed: u64| {
             let mut pool = Pool::new(index, permits.clone(), options.clone(), seed);
             pool.planted = planted;
@@ -158,7 +158,8 @@ fn limits(random: &mut Random, has_limits: bool) -> SessionLimits {
     }
 }
 
-fn options(random: &mut Random, limit: u32) -> PoolOptions {
+fn options(random: &mut Random, limit: u32, ttl: Duration) -> PoolOptions {
+    let reauth = random.chance(500).then_some(ttl);
     let mut seconds = |values: &[u64]| Duration::from_secs(random.pick(values));
     PoolOptions {
         acquisition_timeout: seconds(&[1, 10, 60]),
@@ -166,6 +167,7 @@ fn options(random: &mut Random, limit: u32) -> PoolOptions {
         max_lifetime_jitter_percent: 10,
         idle_timeout: seconds(&[5, 600]),
         liveness_check: seconds(&[2, 300]),
+        reauth,
         claim: limit.div_ceil(2),
     }
 }

@@ -115,6 +115,7 @@ impl World {
                 };
                 self.at(delay, Event::Connect(shard, id, identity, None));
             }
+            Order::TurnOver(id, identity) => self.turn_over(shard, id, identity),
             Order::Grant(ticket, id) => self.grant(shard, ticket, id),
             Order::LoggedIn(ticket) => self.login_ended(shard, ticket, LoginOutcome::Accepted),
             Order::Refuse(ticket, refusal) => self.refuse(shard, ticket, refusal),
@@ -145,6 +146,37 @@ impl World {
             }
             Order::RingOthers => self.message(shard, 1 - shard, Event::Ring(1 - shard)),
         }
+    }
+
+    /// LOGOFF and LOGON on an idle connection: for whom, is looked at here.
+    fn turn_over(&mut self, shard: usize, id: ServerId, identity: Rc<Identity>) {
+        let fingerprint = identity.fingerprint;
+        let accepted = |shard: &Shard| shard.accepted_at.get(&fingerprint).copied();
+        let accepted_at = self.shards.iter().filter_map(accepted).max();
+        let until = accepted_at.map(|at| at + self.approval_ttl);
+        if until.is_none_or(|until| until < self.now) {
+            self.base.violate("turned over to a user who was not accepted lately".into());
+        }
+        let slot = self.slot_of(shard, id).expect("a connection that is turned over has a link");
+        self.must_be_ready(slot);
+        self.shards[shard].dials += 1;
+        let link = self.link(slot);
+        if !matches!(link.owner, Owner::Pooled) {
+            return self.base.violate("a connection that is not idle was turned over".into());
+        }
+        link.identity = identity.clone();
+        link.up.push(LOGOFF);
+        link.up.push(&encode_logon(&identity.auth));
+        link.owner = Owner::Turning { identity, due: 2, raw: Vec::new() };
+        self.at(Duration::from_secs(5), Event::LinkTimeout(shard, id, Stage::Turning));
+    }
+
+    /// A connection that was to be turned over is of no use.
+    fn turn_lost(&mut self, shard: usize, id: ServerId) {
+        self.drop_link(shard, id);
+        self.shards[shard].dials -= 1;
+        self.seen.insert("turn_lost");
+        self.shards[shard].pool.borrow_mut().dial_failed(id, DialFailure::Lost, self.now);
     }
 
     /// The socket is gone on both sides; its report to the pool comes later.
@@ -244,7 +276,7 @@ impl World {
             Event::Ask(identity, asker) => self.ask(identity, asker),
             Event::LogIn(asker) => self.log_in(asker),
             Event::Outcome(identity, asker, outcome) => self.outcome(&identity, asker, outcome),
-            Event::Done(asker, outcome) => self.login_done(asker, &outcome),
+            Event::Done(asker, outcome, at) => self.login_done(asker, &outcome, at),
             Event::Renew(fingerprint) => {
                 let owner = approval::owner(fingerprint, 2);
                 self.shards[owner].approvals.renew(fingerprint, now);
@@ -348,6 +380,7 @@ impl World {
         let Some(slot) = self.slot_of(shard, id) else { return };
         match (stage, &self.link(slot).owner) {
             (Stage::Dialing, Owner::Dialing { .. }) => self.dial_failed(shard, id, "timed out"),
+            (Stage::Turning, Owner::Turning { .. }) => self.turn_lost(shard, id),
             (Stage::Cleaning, Owner::Cleaning(_)) => {
                 self.shards[shard].pool.borrow_mut().close(id, Discard::ResetFailed);
             }
@@ -409,7 +442,7 @@ impl World {
         let owner = approval::owner(identity.fingerprint, 2);
         let verdict = self.shards[owner].approvals.ask(identity.fingerprint, asker, self.now);
         let event = match verdict {
-            Verdict::Approved => Event::Done(asker, LoginOutcome::Accepted),
+            Verdict::Approved(at) => Event::Done(asker, LoginOutcome::Accepted, at),
             Verdict::LogIn => Event::LogIn(asker),
             Verdict::Wait => return,
         };
@@ -437,11 +470,11 @@ impl World {
         let approvals = &mut self.shards[owner].approvals;
         let waiting = approvals.outcome(identity.fingerprint, &outcome, self.now);
         for asker in waiting.into_iter().chain([asker]) {
-            self.message(owner, asker.shard, Event::Done(asker, outcome.clone()));
+            self.message(owner, asker.shard, Event::Done(asker, outcome.clone(), self.now));
         }
     }
 
-    fn login_done(&mut self, asker: Asker, outcome: &LoginOutcome) {
+    fn login_done(&mut self, asker: Asker, outcome: &LoginOutcome, at: Duration) {
         let identity = self.shards[asker.shard].logins.remove(&asker.client);
         let identity = identity.expect("a login is known until it is done");
         let Some(client) = self.client_by(asker.shard, asker.client) else { return };
@@ -456,7 +489,7 @@ impl World {
             if until.is_none_or(|until| until < self.now) {
                 self.base.violate("an approval older than pool.approval_ttl".into());
             }
-            self.shards[asker.shard].pool.borrow_mut().forgive(fingerprint);
+            self.shards[asker.shard].pool.borrow_mut().forgive(&identity, at);
             self.shards[asker.shard].refused.remove(&fingerprint);
             self.client(client).identity = Some(identity.clone());
         }
@@ -483,7 +516,10 @@ impl World {
         let pool = self.shards[shard].pool.clone();
         match (&mut link.owner, bytes) {
             (Owner::Dialing { .. }, None) => self.dial_failed(shard, id, "ended"),
-            (Owner::Dialing { .. }, Some(bytes)) => self.dialing(slot, &bytes),
+            (Owner::Turning { .. }, None) => self.turn_lost(shard, id),
+            (Owner::Dialing { .. } | Owner::Turning { .. }, Some(bytes)) => {
+                self.dialing(slot, &bytes);
+            }
             (Owner::Pooled, None) => _ = pool.borrow_mut().noticed(id, Discard::ServerClosed),
             (Owner::Pooled, Some(_)) => _ = pool.borrow_mut().noticed(id, Discard::Unread),
             (&mut Owner::Client(client), bytes) => self.feed_exchange(client, bytes),
@@ -527,7 +563,11 @@ impl World {
         let now = self.now;
         let link = self.link(slot);
         let (shard, id) = (link.shard, link.id);
-        let Owner::Dialing { due, raw, identity } = &mut link.owner else { return };
+        let (Owner::Dialing { due, raw, identity } | Owner::Turning { due, raw, identity }) =
+            &mut link.owner
+        else {
+            return;
+        };
         raw.extend_from_slice(bytes);
         let mut at = 0;
         let mut failure = None;
@@ -739,6 +779,7 @@ impl Effects for Hands<'_> {
 fn kind(order: &Order) -> &'static str {
     match order {
         Order::Dial(..) => "dial",
+        Order::TurnOver(..) => "turn_over",
         Order::Grant(..) => "grant",
         Order::LoggedIn(_) => "logged_in",
         Order::Refuse(_, Refusal::TimedOut) => "refuse_timed_out",

@@ -42,6 +42,7 @@ impl World {
                 Owner::Client(_) => "leased",
                 Owner::Cleaning(_) => "cleaning",
                 Owner::Lending { .. } => "lending",
+                Owner::Turning { .. } => "turning",
                 Owner::Closing => "closing",
             };
             let (up, down) = (link.up.bytes.len(), link.down.bytes.len());

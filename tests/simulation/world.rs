@@ -19,7 +19,7 @@ use boltmux::relay::routes::RouteCache;
 use boltmux::relay::session::{Action, Context, Release, Session, SessionLimits};
 use boltmux::wire::chunk::{Kind, Scanner};
 use boltmux::wire::message::{
-    Failure, GOODBYE, RESET, ServerHello, encode_hello, encode_logon, tag,
+    Failure, GOODBYE, LOGOFF, RESET, ServerHello, encode_hello, encode_logon, tag,
 };
 use bytes::Bytes;
 use std::cell::RefCell;
@@ -76,11 +76,23 @@ impl Pipe {
 
 /// Who looks at what a server connection says.
 enum Owner {
-    Dialing { identity: Rc<Identity>, due: usize, raw: Vec<u8> },
+    Dialing {
+        identity: Rc<Identity>,
+        due: usize,
+        raw: Vec<u8>,
+    },
+    /// LOGOFF and LOGON are on their way.
+    Turning {
+        identity: Rc<Identity>,
+        due: usize,
+        raw: Vec<u8>,
+    },
     Pooled,
     Client(usize),
     Cleaning(Cleaner),
-    Lending { to: usize },
+    Lending {
+        to: usize,
+    },
     Closing,
 }
 
@@ -146,7 +158,7 @@ enum Event {
     Ask(Rc<Identity>, Asker),
     LogIn(Asker),
     Outcome(Rc<Identity>, Asker, LoginOutcome),
-    Done(Asker, LoginOutcome),
+    Done(Asker, LoginOutcome, Duration),
     Renew(Fingerprint),
     Revoke(usize, Fingerprint, Box<Failure>),
     Tick,
@@ -157,6 +169,7 @@ enum Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     Dialing,
+    Turning,
     Cleaning,
     Closing,
 }

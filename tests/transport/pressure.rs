@@ -151,6 +151,41 @@ fn over_the_copy_budget_the_connection_ends() {
     drop(release);
 }
 
+/// Large credits are for few: many readers that stand still get small ones, so that their rest fits
+/// into the budget.
+#[test]
+fn many_stuck_readers_share_the_copy_budget() {
+    const READERS: usize = 48;
+    let (queue_bytes_max, heap_bytes_max) = (256 << 10, 16 << 20);
+    let credit_bytes = queue_bytes_max as u32;
+    assert!(READERS * 2 * queue_bytes_max > heap_bytes_max, "a queue and a credit for each");
+    let options = Options { credit_bytes, queue_bytes_max, heap_bytes_max, ..Options::default() };
+    let remote = Remote::start(options);
+    let relay = remote.relay(server(|mut stream| {
+        let block = vec![7; 1 << 20];
+        while stream.write_all(&block).is_ok() {}
+    }));
+    let mut readers = Vec::new();
+    for _ in 0..READERS {
+        let reader = TcpStream::connect(relay).unwrap();
+        socket2::SockRef::from(&reader).set_recv_buffer_size(65_536).unwrap();
+        readers.push(reader);
+    }
+    let mut before = remote.counters();
+    eventually("nothing moves", Duration::from_secs(20), || {
+        thread::sleep(STUCK_AFTER * 3);
+        let now = remote.counters();
+        let is_still = now.sent_bytes == before.sent_bytes && now.heap_bytes > 0;
+        before = now;
+        is_still
+    });
+    println!("while all were stuck: {before:?}");
+    assert_eq!((before.over_budget, before.sockets), (0, 2 * READERS), "{before:?}");
+    for reader in &mut readers {
+        reader.read_exact(&mut vec![0; 8 << 20]).unwrap();
+    }
+}
+
 /// Once bytes of a queue were given up, nothing more leaves on that connection: no gap.
 #[test]
 fn after_a_failed_send_nothing_follows() {

@@ -106,7 +106,7 @@ impl Backend {
     /// The identity's shard has decided what a client here is to do.
     fn judged(self: &Rc<Self>, client: u64, verdict: Verdict) {
         match verdict {
-            Verdict::Approved => self.decided(client, LoginOutcome::Accepted),
+            Verdict::Approved(at) => self.decided(client, LoginOutcome::Accepted, at),
             Verdict::Wait => {}
             Verdict::LogIn => self.start_login(client),
         }
@@ -137,7 +137,7 @@ impl Backend {
     }
 
     fn report(self: &Rc<Self>, key: Fingerprint, client: u64, outcome: LoginOutcome) {
-        self.decided(client, outcome.clone());
+        self.decided(client, outcome.clone(), self.now());
         let owner = self.owner(key);
         match owner == self.shard() {
             true => self.spread(key, outcome),
@@ -151,19 +151,21 @@ impl Backend {
         let waiting = self.logins.borrow_mut().approvals.outcome(key, &outcome, now);
         for Asker { shard, client } in waiting {
             match shard == self.shard() {
-                true => self.decided(client, outcome.clone()),
+                true => self.decided(client, outcome.clone(), now),
                 false => {
-                    self.tell(shard, PeerMessage::Outcome { client, outcome: outcome.clone() })
+                    let outcome = outcome.clone();
+                    self.tell(shard, PeerMessage::Outcome { client, outcome, at: now })
                 }
             }
         }
     }
 
-    fn decided(self: &Rc<Self>, client: u64, outcome: LoginOutcome) {
+    /// `at`: when the server said so.
+    fn decided(self: &Rc<Self>, client: u64, outcome: LoginOutcome, at: Duration) {
         let mut logins = self.logins.borrow_mut();
         let Some(waiting) = logins.askers.get_mut(&client) else { return };
         if outcome == LoginOutcome::Accepted {
-            self.pool.borrow_mut().forgive(waiting.identity.fingerprint);
+            self.pool.borrow_mut().forgive(&waiting.identity, at);
         }
         waiting.outcome = Some(outcome);
         if let Some(waker) = waiting.waker.take() {
@@ -192,7 +194,7 @@ impl Backend {
                 self.report(key, client, LoginOutcome::Failed(gone));
             }
             PeerMessage::Report { key, outcome } => self.spread(key, outcome),
-            PeerMessage::Outcome { client, outcome } => self.decided(client, outcome),
+            PeerMessage::Outcome { client, outcome, at } => self.decided(client, outcome, at),
             PeerMessage::Renew { key } => {
                 self.logins.borrow_mut().approvals.renew(key, self.now());
             }

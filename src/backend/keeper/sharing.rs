@@ -28,7 +28,7 @@ impl Backend {
 
     fn borrow(self: &Rc<Self>, lent: Lent) {
         let Lent { socket, fingerprint, born, expires } = lent;
-        let conn = self.driver.adopt(socket.fd, socket.side);
+        let conn = Stream::adopt(&self.driver, socket);
         self.driver.look(); // whatever lay unread in the socket shows now
         let backend = self.clone();
         if !conn.is_quiet() {

@@ -83,6 +83,8 @@ impl Pool {
                 self.dial(key, ticket, now);
             } else if self.evicting >= self.uncovered() {
                 break;
+            } else if let Some(id) = self.turnable(key).filter(|_| self.is_lease(ticket)) {
+                self.turn_over(id, key);
             } else if let Some(id) = self.spare_idle(0) {
                 self.evict(id);
             } else if !self.announce(key) {
@@ -145,7 +147,11 @@ impl Pool {
             && other != key
             && self.is_preferred(other, ticket, key, same)
         {
-            return self.evict(id);
+            let can_turn = self.is_lease(ticket) && self.dialing < DIALS_MAX;
+            return match can_turn && self.may_turn(key, other) {
+                true => self.turn_over(id, other),
+                false => self.evict(id),
+            };
         }
         match same {
             Some(ticket) => {
@@ -179,6 +185,9 @@ impl Pool {
         if self.evicting >= self.uncovered() {
             return false;
         }
+        if self.permits.open() < self.permits.limit() {
+            return false; // a dial serves the other
+        }
         let Some(same) = same else { return true };
         let (theirs, ours) = (self.keys[other as usize].held, self.keys[key as usize].held);
         ticket < same && (theirs == 0 || ours > theirs + 1)
@@ -206,7 +215,7 @@ impl Pool {
 
     /// Uses a permit.
     fn dial(&mut self, key: u32, ticket: Ticket, now: Duration) {
-        let is_login = self.waiters.get(&ticket).is_some_and(|waiter| waiter.want == Want::Login);
+        let is_login = !self.is_lease(ticket);
         let expires = self.expiry(now);
         let login = is_login.then_some(ticket);
         let id = self.insert(key, State::Dialing(login), now, expires);
@@ -222,6 +231,10 @@ impl Pool {
         self.orders.push_back(Order::Dial(id, identity));
     }
 
+    fn is_lease(&self, ticket: Ticket) -> bool {
+        self.waiters.get(&ticket).is_some_and(|waiter| waiter.want == Want::Lease)
+    }
+
     pub(super) fn end_dial(&mut self, key: u32, login: Option<Ticket>) {
         self.dialing -= 1;
         if login.is_none() {
@@ -231,15 +244,18 @@ impl Pool {
     }
 
     /// An idle connection to give away: one of the identity `wanted` if there is one, else the
-    /// oldest.
+    /// oldest. Private ones come last: their logins may be for one use.
     fn spare_idle(&self, wanted: u64) -> Option<ServerId> {
         let same = |key: &&Key| key.identity.fingerprint.word() == wanted;
         let mut keys = self.keys.iter().map(|(_, key)| key);
         if let Some(id) = keys.clone().find(same).and_then(|key| key.idle.front()) {
             return Some(*id);
         }
-        let used = |id: &ServerId| self.entries[id.index as usize].used;
-        keys.by_ref().filter_map(|key| key.idle.front().copied()).min_by_key(used)
+        let oldest = |key: &Key| {
+            let id = *key.idle.front()?;
+            Some((key.identity.is_private, self.entries[id.index as usize].used, id))
+        };
+        keys.by_ref().filter_map(oldest).min().map(|(.., id)| id)
     }
 
     /// Lends the connection to another shard if that wants its identity, else closes it and passes
@@ -323,7 +339,7 @@ impl Pool {
         true
     }
 
-    fn settle_need(&mut self, key: u32) {
+    pub(super) fn settle_need(&mut self, key: u32) {
         let Key { queue, logins, .. } = &self.keys[key as usize];
         match queue.is_empty() && logins.is_empty() {
             true => self.needy.remove(&key),
@@ -345,6 +361,7 @@ impl Pool {
             held: 0,
             paused_until: Duration::ZERO,
             refused: None,
+            approved_at: None,
         }) as u32;
         self.by_fingerprint.insert(identity.fingerprint, key);
         key
@@ -385,6 +402,7 @@ impl Pool {
             pass_to: None,
             is_evicted: false,
             is_stale: false,
+            is_turned: false,
             is_counted: false,
             has_served: false,
         };
@@ -434,6 +452,7 @@ mod tests {
             max_lifetime_jitter_percent: 0,
             idle_timeout: minute,
             liveness_check: minute,
+            reauth: None,
             claim: size,
         };
         let permits = Arc::new(Permits::new(size));

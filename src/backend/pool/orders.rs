@@ -30,6 +30,8 @@ pub enum Acquired {
 pub enum Order {
     /// Dial and log in; report `dialed` or `dial_failed`.
     Dial(ServerId, Rc<Identity>),
+    /// LOGOFF and LOGON as this identity; report `dialed`, `dial_failed` or `dial_expired`.
+    TurnOver(ServerId, Rc<Identity>),
     /// The waiter has its connection.
     Grant(Ticket, ServerId),
     /// The server accepted the waiter's credentials.
@@ -57,4 +59,18 @@ pub enum DialFailure {
     Refused(Box<Failure>),
     /// The server does not speak the identity's version any more.
     VersionRefused,
+    /// A connection that was to be turned over has ended; that says nothing of new ones.
+    Lost,
+}
+
+impl DialFailure {
+    /// The server's FAILURE, if it says that these credentials will not do.
+    pub fn about_credentials(&self) -> Option<Box<Failure>> {
+        match self {
+            DialFailure::Refused(failure) if failure.is_about_credentials() => {
+                Some(failure.clone())
+            }
+            _ => None,
+        }
+    }
 }

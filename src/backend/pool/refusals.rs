@@ -25,10 +25,12 @@ impl Pool {
             self.refuse(ticket, refusal.clone());
         }
         self.down = Some((text, until));
-        let is_alone = self
-            .entries
-            .iter()
-            .all(|(_, entry)| matches!(entry.state, State::Dialing(_) | State::Closing));
+        // One that is being turned over is open, and will serve.
+        let is_of_no_help = |entry: &Entry| match entry.state {
+            State::Dialing(_) => !entry.is_turned,
+            state => state == State::Closing,
+        };
+        let is_alone = self.entries.iter().all(|(_, entry)| is_of_no_help(entry));
         if is_alone {
             let waiting: Vec<Ticket> = self.waiters.keys().copied().collect();
             waiting.into_iter().for_each(|ticket| self.refuse(ticket, refusal.clone()));
@@ -83,7 +85,8 @@ impl Pool {
         let logins = logins.iter().filter(|_| with_logins);
         let waiting: Vec<Ticket> = queue.iter().chain(logins).copied().collect();
         let idle: Vec<ServerId> = idle.iter().copied().collect();
-        self.keys[key as usize].refused = Some(Box::new(failure.clone()));
+        let entry = &mut self.keys[key as usize];
+        (entry.refused, entry.approved_at) = (Some(Box::new(failure.clone())), None);
         for ticket in waiting {
             self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
         }

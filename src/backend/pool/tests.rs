@@ -25,6 +25,7 @@ fn pool(shard: usize, permits: &Arc<Permits>) -> Pool {
         max_lifetime_jitter_percent: 10,
         idle_timeout: Duration::from_secs(600),
         liveness_check: Duration::from_secs(300),
+        reauth: None,
         claim: 2,
     };
     Pool::new(shard, permits.clone(), options, 1)
@@ -137,4 +138,70 @@ fn a_probe_does_not_put_off_the_idle_limit() {
     assert!(
         matches!(orders(&mut pool)[..], [Order::Close(id, Discard::IdleTimeout)] if id == first)
     );
+}
+
+#[test]
+fn a_failed_dial_refuses_nobody_while_a_connection_is_turned_over() {
+    let permits = Arc::new(Permits::new(2));
+    let mut pool = pool(0, &permits);
+    pool.options.reauth = Some(Duration::from_secs(60));
+    let (alice, bob) = (identity("alice"), identity("bob"));
+    pool.acquire(&alice, Want::Lease, NOW);
+    let first = dial(&mut pool);
+    pool.dialed(first, NOW);
+    pool.checkin(first, NOW);
+    orders(&mut pool);
+    pool.acquire(&identity("carol"), Want::Lease, NOW);
+    let second = dial(&mut pool);
+    pool.forgive(&bob, NOW);
+    pool.acquire(&bob, Want::Lease, NOW);
+    assert!(matches!(orders(&mut pool)[..], [Order::TurnOver(id, _)] if id == first));
+    pool.dial_failed(second, DialFailure::Unreachable("down".into()), NOW);
+    assert!(orders(&mut pool).is_empty(), "who waits for the open connection goes on waiting");
+    pool.dialed(first, NOW);
+    assert!(matches!(orders(&mut pool)[..], [Order::Grant(_, id), Order::Dial(..)] if id == first));
+}
+
+#[test]
+fn only_a_live_approval_turns_a_connection_over() {
+    for (approved, is_turned) in [(None, false), (Some(59), true), (Some(60), false)] {
+        let mut pool = pool(0, &Arc::new(Permits::new(1)));
+        pool.options.reauth = Some(Duration::from_secs(60));
+        pool.acquire(&identity("alice"), Want::Lease, NOW);
+        let id = dial(&mut pool);
+        pool.dialed(id, NOW);
+        pool.checkin(id, NOW);
+        orders(&mut pool);
+        let bob = identity("bob");
+        if let Some(seconds) = approved {
+            pool.forgive(&bob, NOW - Duration::from_secs(seconds));
+        }
+        pool.acquire(&bob, Want::Lease, NOW);
+        match orders(&mut pool).as_slice() {
+            [Order::TurnOver(..)] => assert!(is_turned, "{approved:?}"),
+            [Order::Close(_, Discard::Evicted)] => assert!(!is_turned, "{approved:?}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_private_connection_is_the_last_to_go() {
+    let mut pool = pool(0, &Arc::new(Permits::new(2)));
+    pool.options.reauth = Some(Duration::from_secs(60));
+    let alice = identity("alice");
+    let Identity { profile, auth, .. } = &*alice;
+    let own = FingerprintKey::new(&[7; 32]).identity(profile.clone(), auth.clone(), Some(1));
+    let own = Rc::new(own);
+    let mut ids = Vec::new();
+    for identity in [&own, &alice] {
+        pool.acquire(identity, Want::Lease, NOW);
+        ids.push(dial(&mut pool));
+        pool.dialed(ids[ids.len() - 1], NOW);
+        pool.checkin(ids[ids.len() - 1], NOW);
+        orders(&mut pool);
+    }
+    let bob = identity("bob");
+    pool.acquire(&bob, Want::Login, NOW);
+    assert!(matches!(orders(&mut pool)[..], [Order::Close(id, Discard::Evicted)] if id == ids[1]));
 }

@@ -44,6 +44,25 @@ fn the_first_proposal_that_fits_wins_with_its_highest_minor() {
 }
 
 #[test]
+fn a_preference_wins_over_the_clients_order() {
+    let classic = "00 07 07 05 00 02 04 04 00 00 01 04 00 00 00 03";
+    let old_first = "00 00 04 04 00 08 08 05 00 00 00 00 00 00 00 00";
+    let manifest = "00 00 01 FF 00 08 08 05 00 02 04 04 00 00 00 03";
+    let cases: [(&str, &[Version], Choice); 6] = [
+        (classic, &[V5_8, V5_4, V4_4], Choice::Version(V5_4)),
+        (classic, &[V4_4, V5_4], Choice::Version(V4_4)),
+        (old_first, &[V5_4, V4_4], Choice::Version(V5_4)),
+        (classic, &[V5_8], Choice::None),
+        (classic, &[], Choice::None),
+        (manifest, &[V5_4, V5_8], Choice::Manifest),
+    ];
+    for (text, preferred, expected) in cases {
+        let chosen = choose_preferred(&proposals(text), preferred);
+        assert_eq!(chosen, expected, "{text} with {preferred:?}");
+    }
+}
+
+#[test]
 fn answers_are_the_vectors() {
     assert_eq!(answer(Choice::Version(V5_4)), [0, 0, 4, 5]);
     assert_eq!(answer(Choice::None), [0; 4]);

@@ -1,7 +1,7 @@
 //! One client of the storm: asks, cuts, is cut, and remembers what it was told about its writes.
 
 use crate::client::{
-    Client, Message, Said, V5_4, begin, commit, goodbye, pull, reset, rollback, run,
+    Client, Message, Said, V5_4, Way, begin, commit, goodbye, pull, reset, rollback, run,
 };
 use crate::storm::{Sky, USERS};
 use crate::value::Value;
@@ -95,6 +95,7 @@ pub struct Stormer {
     number: usize,
     user: &'static str,
     version: Version,
+    way: Way,
     random: u64,
     sequence: u64,
     sky: Arc<Sky>,
@@ -109,6 +110,7 @@ impl Stormer {
             number,
             user: USERS[number % USERS.len()],
             version: VERSIONS[number / USERS.len() % VERSIONS.len()],
+            way: if number.is_multiple_of(3) { Way::WebSocket } else { Way::Plain },
             random: mixed,
             // Both waves write nonces of their own.
             sequence: seed * 1_000_000,
@@ -133,7 +135,8 @@ impl Stormer {
         loop {
             self.summary.logins += 1;
             let password = crate::client::PASSWORD;
-            match Client::login_as(self.sky.address, self.version, self.user, password) {
+            let client = Client::connect_by(self.way, self.sky.address);
+            match client.log_in(self.version, self.user, password) {
                 Ok(client) if self.sky.is_lopsided && client.serial() % self.sky.shards != 0 => {}
                 Ok(client) => return self.client = Some(client),
                 Err(Said::Message(message)) => {
