@@ -23,7 +23,9 @@ mod liar;
 mod messages;
 mod packstream;
 mod process;
+mod replay;
 mod run;
 mod server_side;
+mod targets;
 
 mod witness;
