@@ -103,7 +103,10 @@ impl State {
         // A parked receive waits for buffers that a task gives back without telling anybody.
         let is_parked = self.parked.iter().any(|keys| !keys.is_empty());
         let has_news = self.seen.traffic || self.wakes > 0 || self.has_dirty();
-        !has_news && !is_parked && self.ring.queued() == 0
+        // Work that was there before the eventfd was on signals nobody, and what comes behind it
+        // does not either: the kernel signals the first of a list only, and an enter handles no
+        // more than twenty of it.
+        !has_news && !is_parked && !self.ring.has_work() && self.ring.queued() == 0
     }
 
     /// True if nothing but the tick happened since the last one.
