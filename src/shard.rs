@@ -101,21 +101,6 @@ pub async fn run(parts: Parts) {
     drain(&world, &link, parts.settings.timeouts.drain).await;
 }
 
-/// The conditions of the listener at `place` in the settings.
-fn door(settings: &Settings, place: usize) -> Rc<Door> {
-    let mode = settings.listen.get(place).map(|listen| listen.tls.effective_mode());
-    Rc::new(Door {
-        place,
-        tls: match mode {
-            None | Some(TlsMode::Off) => doors::TlsMode::Off,
-            Some(TlsMode::Optional) => doors::TlsMode::Optional,
-            Some(TlsMode::Required) => doors::TlsMode::Required,
-        },
-        ping_every: Some(Duration::from_secs(30)),
-        ..Door::default()
-    })
-}
-
 /// What `make_world` needs besides settings.
 struct Cells {
     shard: usize,

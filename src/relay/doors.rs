@@ -187,18 +187,6 @@ impl Entrance {
         }
     }
 
-    /// Puts TLS on; its handshake goes on whenever the next bytes are asked for.
-    fn encrypt(&mut self) -> Result<(), CloseReason> {
-        let config = self.world.tls.borrow().get(self.door.place).cloned().flatten();
-        let config = config.ok_or(CloseReason::TlsNotOffered)?;
-        let plain = self.stream.take().expect("a layer is put on without a pause");
-        let encrypted = plain.encrypt(&std::mem::take(&mut self.bytes), &config);
-        let is_encrypted = encrypted.is_ok();
-        self.stream = Some(encrypted.unwrap_or_else(|plain| plain));
-        self.is_encrypted = is_encrypted;
-        if is_encrypted { Ok(()) } else { Err(CloseReason::TlsFailed) }
-    }
-
     fn upgrade(&mut self, head_bytes: usize, answer: Bytes) -> Result<(), CloseReason> {
         // A client waits for the answer before its first frame (RFC 6455, 4.1).
         if self.bytes.len() > head_bytes {
