@@ -691,7 +691,7 @@ fn counts(base: u64) -> ShardCounters {
     let mut closed = [0; CloseReason::ALL.len()];
     closed[CloseReason::ALL.iter().position(|&r| r == CloseReason::IdleTimeout).unwrap()] =
         base + 1;
-    let mut discarded = [0; 15];
+    let mut discarded = [0; Discard::ALL.len()];
     discarded[Discard::ALL.iter().position(|&d| d == Discard::Evicted).unwrap()] = base + 2;
     ShardCounters {
         accepted: base + 3,

@@ -101,7 +101,9 @@ impl Serving {
             }
             if self.exchange.session.is_serving() {
                 present.serve();
-                self.login_by = None;
+                if self.login_by.take().is_some() {
+                    self.timer = None; // it would stay with an idle client for its whole time
+                }
             }
             if let Some(why) = self.outside.closing.take() {
                 self.world.note_holder(self.outside.client, 0, true);

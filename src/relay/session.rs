@@ -44,6 +44,7 @@ mod limits;
 mod login;
 mod replies;
 mod serving;
+mod tables;
 
 pub use replies::Reply;
 
@@ -205,6 +206,8 @@ pub struct Session {
     /// The proxy's address as the client spells it.
     spelling: Option<Box<str>>,
     identity: Option<Rc<Identity>>,
+    /// The auto-commit query is a call of a routing procedure.
+    asks_for_table: bool,
     /// The ROUTE that is being asked of the server.
     route: Option<Box<RouteKey>>,
     connection_id: u64,
@@ -242,6 +245,7 @@ impl Session {
             profile: None,
             spelling: None,
             identity: None,
+            asks_for_table: false,
             route: None,
             connection_id,
             leased_at: Duration::ZERO,
@@ -339,10 +343,11 @@ impl Session {
     /// `before`: how many held requests came before this one.
     fn decide(&mut self, request: Request<'_>, cx: Context<'_>, before: usize) -> Decision {
         let (head, is_behind) = (request.head, before > 0);
-        if head.tag == tag::GOODBYE && head.is_struct && head.fields == 0 {
+        let is_goodbye = head.tag == tag::GOODBYE && head.is_struct && head.fields == 0;
+        if is_goodbye && !has_more_than_its_head(request) {
             return self.close(CloseReason::Goodbye);
         }
-        if !is_request(self.version, head) {
+        if !is_request(self.version, head) || has_more_than_its_head(request) {
             if is_behind || !self.owed.is_empty() || matches!(self.phase, Phase::LoggingIn) {
                 return Decision::Hold;
             }
@@ -412,6 +417,12 @@ impl Session {
     fn answer(&mut self, bytes: Bytes) {
         self.actions.push_back(Action::Answer(bytes));
     }
+}
+
+/// Bytes behind a structure without fields. What is answered here is judged here; and nobody knows
+/// if a server takes such a COMMIT for one.
+fn has_more_than_its_head(request: Request<'_>) -> bool {
+    request.head.fields == 0 && request.payload.is_none_or(|payload| payload.len() > 2)
 }
 
 fn risk_of(is_read: bool) -> Risk {

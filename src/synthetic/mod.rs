@@ -62,6 +62,10 @@ pub struct Options {
     pub manifest: bool,
     /// Names and passwords that may log in.
     pub users: Vec<(String, String)>,
+    /// What else may log in.
+    pub logins: Vec<Login>,
+    /// Users who are let in, but may only change their passwords: nothing else is executed.
+    pub expired: Vec<String>,
     /// What HELLO's answer calls it.
     pub agent: String,
     /// The hint `connection.recv_timeout_seconds`, if any.
@@ -89,6 +93,17 @@ const VERSIONS: &[Version] = {
     from_4_0.split_at(from_4_0.len() - 2).0
 };
 
+/// A login that is not a name and a password alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    pub scheme: String,
+    pub principal: Option<String>,
+    pub credentials: Option<String>,
+    pub realm: Option<String>,
+    /// Who that is.
+    pub user: String,
+}
+
 /// A routing table: the addresses of each role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Table {
@@ -106,6 +121,8 @@ impl Default for Options {
             versions: VERSIONS.to_vec(),
             manifest: true,
             users: vec![("neo4j".into(), "test-password".into())],
+            logins: Vec::new(),
+            expired: Vec::new(),
             agent: "Neo4j/5.26.0".into(),
             recv_timeout_seconds: None,
             worker_limit: None,

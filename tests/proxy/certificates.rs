@@ -17,9 +17,7 @@ pub struct Folder(PathBuf);
 
 impl Folder {
     pub fn new() -> Folder {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Relaxed);
-        let name = format!("boltmux-test-{}-{number}", std::process::id());
+        let name = format!("boltmux-test-{}-{}", std::process::id(), next_number());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).unwrap();
         Folder(path)
@@ -51,6 +49,11 @@ impl Drop for Folder {
     }
 }
 
+fn next_number() -> u64 {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    COUNT.fetch_add(1, Relaxed)
+}
+
 pub fn text_of(path: &Path) -> String {
     path.to_str().unwrap().to_owned()
 }
@@ -70,7 +73,9 @@ impl Authority {
     pub fn new() -> Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test authority");
+        // Of one name, two authorities would pass for one whose key has changed.
+        let name = format!("test authority {}", next_number());
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
         Authority { issuer: Issuer::new(params, key), pem }

@@ -2,7 +2,8 @@
 
 The same scenario is run against the server itself and through the proxy; the caller compares.
 So an outcome holds values and error codes only: nothing that depends on time, ports or order of
-threads. Works with every version of the Python driver that the tests use.
+threads. Works with every version of the Python driver that the tests use; what an older one or a
+server lacks is left out, as `needs` says.
 """
 
 import argparse
@@ -19,6 +20,8 @@ from neo4j.exceptions import Neo4jError
 from support import PASSWORDS, wait_until
 
 SCENARIOS = {}
+NEEDS = {}
+DRIVER_MAJOR = int(neo4j.__version__.split(".")[0])
 SCENARIO_LIMIT_S = 90  # The slowest takes 5 s directly; what takes longer than this hangs.
 HUNG_MAX = 3  # After so many that hang, the others would only cost time.
 STILL_RUNNING = f"still running after {SCENARIO_LIMIT_S} s"
@@ -28,6 +31,29 @@ def scenario(function):
     """Registers a function of one Context that returns its outcome as plain values."""
     SCENARIOS[function.__name__] = function
     return function
+
+
+def needs(driver=0, server=""):
+    """What the decorated scenario needs: a driver since then, a server whose name begins so."""
+    def remember(function):
+        NEEDS[function.__name__] = (driver, server)
+        return function
+    return remember
+
+
+def left_out(name, server):
+    """The outcome of a scenario that cannot run here, or None."""
+    driver_major, server_prefix = NEEDS.get(name, (0, ""))
+    if DRIVER_MAJOR < driver_major:
+        return {"skipped": f"the driver {driver_major} or newer has it"}
+    return None if server.startswith(server_prefix) else {"skipped": "this server has it not"}
+
+
+def use_newer_names():
+    """Gives the sessions of the driver 4.4 the names that the scenarios use."""
+    if DRIVER_MAJOR < 5:
+        neo4j.Session.execute_write = neo4j.Session.write_transaction
+        neo4j.Session.execute_read = neo4j.Session.read_transaction
 
 
 def check(truth, what):
@@ -94,9 +120,9 @@ class Context:
         return neo4j.GraphDatabase.driver(
             uri or self.uri, auth=(user, password or PASSWORDS[user]), **options)
 
-    def direct(self, query, **parameters):
+    def direct(self, query, database=None, **parameters):
         """Asks the server without anything between; a list of maps."""
-        with self._observer.session() as session:
+        with self._observer.session(database=database) as session:
             return session.run(query, parameters).data()
 
     def until_no_transaction(self, tag, limit_s=20):
@@ -145,14 +171,17 @@ def main():
     parser.add_argument("--uri", required=True, help="what is under test")
     parser.add_argument("--direct", required=True, help="bolt:// of the server itself")
     parser.add_argument("--only", default="", help="names of scenarios, with commas")
+    parser.add_argument("--server", default="neo4j-5.26", help="which server it is")
     arguments = parser.parse_args()
+    use_newer_names()
     wanted = [name for name in arguments.only.split(",") if name]
     hung = 0
     for name, function in SCENARIOS.items():
         if wanted and name not in wanted:
             continue
         started = time.monotonic()
-        outcome = run_one(function, arguments.uri, arguments.direct)
+        outcome = left_out(name, arguments.server) or run_one(
+            function, arguments.uri, arguments.direct)
         line = {"name": name, "outcome": outcome, "seconds": time.monotonic() - started}
         print(json.dumps(line, sort_keys=True), flush=True)
         hung += outcome == {"failed": STILL_RUNNING}

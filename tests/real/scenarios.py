@@ -8,8 +8,9 @@ import time
 
 import neo4j
 
-from harness import attempt, check, main, one, scenario
+from harness import attempt, check, main, needs, one, scenario
 from support import PASSWORDS
+import scenarios_more  # noqa: registers its own
 import scenarios_async  # noqa: registers its own
 import scenarios_users  # noqa: registers its own
 import scenarios_values  # noqa: registers its own
@@ -70,6 +71,7 @@ def explicit_transactions(context):
 
 
 @scenario
+@needs(server="neo4j")
 def abandoned_with_its_driver(context):
     driver = context.driver()
     tx = driver.session().begin_transaction(metadata={"tag": context.tag})
@@ -80,6 +82,7 @@ def abandoned_with_its_driver(context):
 
 
 @scenario
+@needs(server="neo4j")
 def abandoned_with_its_session(context):
     with context.driver() as driver:
         session = driver.session()
@@ -102,6 +105,7 @@ time.sleep(60)
 
 
 @scenario
+@needs(server="neo4j")
 def abandoned_by_a_killed_client(context):
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, context.uri, PASSWORDS["neo4j"], context.tag],
@@ -157,6 +161,7 @@ def rows_100k_at_once(context):
 
 
 @scenario
+@needs(driver=5)
 def partly_read_results(context):
     with context.driver(max_connection_pool_size=1) as driver:
         with driver.session(fetch_size=10) as session:
@@ -172,6 +177,7 @@ def partly_read_results(context):
 
 
 @scenario
+@needs(server="neo4j")
 def parameter_of_20_mebibytes(context):
     text = "abcdefghij" * (2 * MEBIBYTE)
     with context.driver() as driver, driver.session() as session:
@@ -190,6 +196,7 @@ def result_of_20_mebibytes(context):
 
 
 @scenario
+@needs(driver=5)
 def bookmarks(context):
     def write(tx, number):
         tx.run("CREATE (:Marked {number: $number})", number=number)
@@ -217,6 +224,7 @@ def bookmarks(context):
 
 
 @scenario
+@needs(server="neo4j")
 def tx_timeout(context):
     with context.driver() as driver, driver.session() as session:
         started = time.monotonic()
@@ -229,6 +237,7 @@ def tx_timeout(context):
 
 
 @scenario
+@needs(server="neo4j")
 def transaction_metadata(context):
     query = ("SHOW TRANSACTIONS YIELD metaData, username, status WHERE metaData['tag'] = $tag"
              " RETURN metaData['n'] AS n, username ORDER BY n")
@@ -285,6 +294,7 @@ def constraint_violation(context):
 
 
 @scenario
+@needs(server="neo4j")
 def transaction_ended_by_another(context):
     with context.driver() as driver, driver.session() as session:
         tx = session.begin_transaction(metadata={"tag": context.tag})
@@ -296,6 +306,7 @@ def transaction_ended_by_another(context):
 
 
 @scenario
+@needs(server="neo4j")
 def connection_ended_by_the_server(context):
     """A managed transaction lives on when the server cuts its connection in the middle."""
     attempts = 0
@@ -315,6 +326,7 @@ def connection_ended_by_the_server(context):
 
 
 @scenario
+@needs(driver=5)
 def connectivity(context):
     with context.driver() as driver:
         driver.verify_connectivity()
@@ -324,6 +336,7 @@ def connectivity(context):
 
 
 @scenario
+@needs(driver=5)
 def execute_query(context):
     with context.driver() as driver:
         made = driver.execute_query("UNWIND $ids AS id CREATE (n:Query {id: id}) RETURN n.id AS id",
@@ -340,6 +353,7 @@ def execute_query(context):
 
 
 @scenario
+@needs(driver=5)
 def connections_checked_and_replaced(context):
     """RESET before each use, then a new connection for each use."""
     values = []

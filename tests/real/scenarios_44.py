@@ -1,4 +1,7 @@
-"""A basic round with the Python driver 4.4, which speaks Bolt 4.4. See harness.py."""
+"""The Python driver 4.4: what it says in its own words, beside all that it shares with newer ones.
+
+See harness.py. It speaks Bolt 4.4 and, where that is refused, older versions down to 3.
+"""
 
 import hashlib
 
@@ -6,6 +9,7 @@ from neo4j import Query
 
 from harness import attempt, check, in_threads, main, one, scenario
 from support import PASSWORDS
+import scenarios  # noqa: registers its own
 
 
 @scenario
@@ -17,7 +21,7 @@ def version(context):
 
 
 @scenario
-def auto_commit(context):
+def plain_auto_commit(context):
     with context.driver() as driver, driver.session() as session:
         summary = session.run("CREATE (n:Made {id: 1}) RETURN n").consume()
         return [summary.counters.nodes_created, one(session, "MATCH (n:Made) RETURN count(n)")]
@@ -66,7 +70,7 @@ def many_rows(context):
 
 
 @scenario
-def errors(context):
+def plain_errors(context):
     with context.driver() as driver, driver.session() as session:
         outcomes = [attempt(one, session, "RETRUN 1"), one(session, "RETURN 1"),
                     attempt(one, session, "RETURN 1/0"), one(session, "RETURN 2")]
@@ -79,7 +83,7 @@ def errors(context):
 
 
 @scenario
-def values(context):
+def plain_values(context):
     query = ("CREATE p = (a:A {x: 1})-[r:R]->(b) RETURN a, type(r), length(p), $v AS v,"
              " datetime('2024-03-31T02:30:00[Europe/Berlin]') AS zone, point({x: 1, y: 2}) AS q")
     with context.driver() as driver, driver.session() as session:
@@ -89,7 +93,7 @@ def values(context):
 
 
 @scenario
-def two_users(context):
+def plain_two_users(context):
     def ask(driver, user):
         for _ in range(15):
             with driver.session() as session:

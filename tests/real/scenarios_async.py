@@ -4,7 +4,7 @@ import asyncio
 
 import neo4j
 
-from harness import check, error_of, scenario
+from harness import check, error_of, needs, scenario
 from support import PASSWORDS
 
 BUSY = "UNWIND range(1, 10000000000) AS i WITH i WHERE i < 0 RETURN count(i) AS n"
@@ -20,6 +20,7 @@ async def one(session, query, **parameters):
 
 
 @scenario
+@needs(driver=5)
 def async_everyday_use(context):
     async def work():
         async with driver_of(context) as driver:
@@ -41,6 +42,7 @@ def async_everyday_use(context):
 
 
 @scenario
+@needs(driver=5)
 def async_many_at_once(context):
     async def work():
         async with driver_of(context) as driver:
@@ -55,6 +57,7 @@ def async_many_at_once(context):
 
 
 @scenario
+@needs(driver=5, server="neo4j")
 def async_query_cancelled(context):
     """The server stops working for a query whose task was cancelled; the driver works on."""
     async def work():
@@ -82,6 +85,7 @@ def async_query_cancelled(context):
 
 
 @scenario
+@needs(driver=5, server="neo4j")
 def async_query_timed_out(context):
     """asyncio.wait_for around a transaction, many times, leaves nothing behind."""
     async def work():

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from harness import attempt, check, in_threads, one, scenario
+from harness import attempt, check, in_threads, needs, one, scenario
 from support import PASSWORDS
 
 # Longer than any answer takes on a busy machine, far shorter than the pool's 60 s of waiting.
@@ -11,6 +11,7 @@ AT_ONCE_S = 10
 
 
 @scenario
+@needs(driver=5)
 def wrong_password(context):
     def log_in(password):
         with context.driver("alice", password) as driver:
@@ -42,6 +43,7 @@ def refused_by_this_edition(context):
 
 
 @scenario
+@needs(server="neo4j")
 def system_database(context):
     with context.driver() as driver, driver.session(database="system") as session:
         return [session.run("SHOW USERS YIELD user ORDER BY user").data(),
@@ -54,6 +56,7 @@ def user_of(session):
 
 
 @scenario
+@needs(server="neo4j")
 def two_users(context):
     def ask(driver, user):
         for _ in range(25):
@@ -85,6 +88,7 @@ def idle_connections_of_another_user(context):
 
 
 @scenario
+@needs(driver=5, server="neo4j")
 def two_users_of_one_driver(context):
     with context.driver() as driver:
         users = []

@@ -7,7 +7,7 @@ import neo4j
 from neo4j import time as neo4j_time
 from neo4j.spatial import CartesianPoint, WGS84Point
 
-from harness import scenario
+from harness import needs, scenario
 
 VALUES = [
     None, True, False, 0, -1, 127, 128, -17, 2**31, 2**63 - 1, -(2**63), 0.0, -0.0, 1.5e300,
@@ -41,6 +41,7 @@ def zoned_times(context):
 
 
 @scenario
+@needs(driver=5)
 def nodes_relationships_paths(context):
     with context.driver() as driver, driver.session() as session:
         record = session.run(
@@ -54,6 +55,7 @@ def nodes_relationships_paths(context):
 
 
 @scenario
+@needs(driver=5, server="neo4j")
 def summaries(context):
     def told(query, **options):
         with driver.session(**options) as session:
@@ -90,6 +92,7 @@ def many_small_parameters(context):
 
 
 @scenario
+@needs(server="neo4j")
 def calls_in_transactions(context):
     with context.driver() as driver, driver.session() as session:
         counters = session.run(

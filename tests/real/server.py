@@ -1,10 +1,13 @@
 """A real Neo4j Community server on the loopback address, from the jars that tests/install fetched.
 
-Owns the server's home folder and its process: start, stop, kill, restart on the same port with
+Runs the 5.26 line and the newer ones, which need a newer Java. Owns the server's home folder and its process: start, stop, kill, restart on the same port with
 the data kept. Two users exist after the first start: `neo4j` and `alice` (see PASSWORDS).
 """
 
+import functools
+import glob
 import os
+import re
 import shutil
 import subprocess
 
@@ -13,6 +16,10 @@ import neo4j
 from support import CACHE, HOST, PASSWORDS, Process, free_port
 
 NEO4J_VERSION = "5.26.30"
+NEO4J_VERSION_NEW = "2026.08.1"
+JAVA_MIN = {"5": 17, "2026": 21}  # What each line of Neo4j needs at least.
+MAIN_CLASS = {"5": "org.neo4j.server.CommunityEntryPoint", "2026": "org.neo4j.server.Neo4jCommunity"}
+JAVA_PLACES = "/usr/lib/jvm/*/bin/java"
 
 # Strict validation is on: a setting that the server does not know stops its start.
 CONFIGURATION = """\
@@ -34,6 +41,12 @@ db.tx_log.rotation.size=1M
 internal.dbms.bolt.netty_server_shutdown_quiet_period=0
 """
 
+# The newer line would broadcast on the network and start a manager.
+CONFIGURATION_NEW = """\
+server.fleet_discovery.enabled=false
+dbms.fleet_manager.enabled=false
+"""
+
 # What the server's own start script gives to the virtual machine.
 JAVA_OPTIONS = """\
 -XX:+UseG1GC -XX:-OmitStackTraceInFastThrow -XX:+UnlockExperimentalVMOptions
@@ -45,14 +58,34 @@ JAVA_OPTIONS = """\
 --add-opens=java.base/java.util.concurrent=ALL-UNNAMED
 """.split()
 
+JAVA_OPTIONS_NEW = "--enable-native-access=ALL-UNNAMED --add-modules=jdk.incubator.vector".split()
+
 READY_LIMIT_S = 120  # 6 s on an idle machine; a busy one may need many times that.
 STOP_LIMIT_S = 30
+
+
+@functools.cache
+def java(version_min):
+    """A Java that is new enough: the one on the path, else one of the usual folder."""
+    for path in [shutil.which("java") or "", *sorted(glob.glob(JAVA_PLACES), reverse=True)]:
+        if path and java_version(path) >= version_min:
+            return path
+    raise RuntimeError(f"expected Java {version_min} or newer on the path or as {JAVA_PLACES}")
+
+
+@functools.cache
+def java_version(path):
+    told = subprocess.run([path, "-version"], capture_output=True, text=True).stderr
+    found = re.search(r'version "(\d+)', told)
+    return int(found[1]) if found else 0
 
 
 class Server:
     """One server with an empty store. `settings` are further lines of its configuration."""
 
-    def __init__(self, name="neo4j", heap="512m", port=None, settings=()):
+    def __init__(self, name="neo4j", heap="512m", port=None, settings=(), version=NEO4J_VERSION):
+        self.version = version
+        self.line = version.split(".")[0]
         self.port = port or free_port()
         self.heap = heap
         self.home = os.path.join(CACHE, "run", name)
@@ -62,6 +95,7 @@ class Server:
             os.makedirs(os.path.join(self.home, folder))
         with open(os.path.join(self.home, "conf", "neo4j.conf"), "w") as file:
             file.write(CONFIGURATION.format(port=self.port, heap=heap))
+            file.write(CONFIGURATION_NEW if self._needs_new_options() else "")
             file.writelines(line + "\n" for line in settings)
         self._set_initial_password()
         self._users_exist = False
@@ -83,8 +117,9 @@ class Server:
     def start_without_waiting(self):
         # A killed server's log keeps its "Started.": Process reads only what this run writes.
         self.process = Process(
-            ["java", f"-Xms{self.heap}", f"-Xmx{self.heap}", *JAVA_OPTIONS, "-cp", self._jars(),
-             "org.neo4j.server.CommunityEntryPoint", f"--home-dir={self.home}",
+            [self._java(), f"-Xms{self.heap}", f"-Xmx{self.heap}", *JAVA_OPTIONS,
+             *(JAVA_OPTIONS_NEW if self._needs_new_options() else []), "-cp", self._jars(),
+             MAIN_CLASS[self.line], f"--home-dir={self.home}",
              f"--config-dir={self.home}/conf", "--console-mode"],
             self.log_path, self._environment())
 
@@ -120,13 +155,19 @@ class Server:
 
     def _set_initial_password(self):
         subprocess.run(
-            ["java", "-cp", self._jars(), "org.neo4j.cli.AdminTool", "dbms",
+            [self._java(), "-cp", self._jars(), "org.neo4j.cli.AdminTool", "dbms",
              "set-initial-password", PASSWORDS["neo4j"]],
             env=self._environment(), check=True, stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL)
+
+    def _needs_new_options(self):
+        return self.line != "5"
+
+    def _java(self):
+        return java(JAVA_MIN[self.line])
 
     def _environment(self):
         return {**os.environ, "NEO4J_HOME": self.home, "NEO4J_CONF": self.home + "/conf"}
 
     def _jars(self):
-        return os.path.join(CACHE, f"neo4j-{NEO4J_VERSION}", "lib", "*")
+        return os.path.join(CACHE, f"neo4j-{self.version}", "lib", "*")

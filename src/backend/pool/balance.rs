@@ -75,8 +75,7 @@ impl Pool {
     pub(super) fn balance(&mut self, now: Duration) {
         self.now = now;
         while let Some((key, ticket)) = self.neediest() {
-            let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
-            if self.dialing >= DIALS_MAX || is_paused {
+            if !self.may_dial(now) {
                 break;
             }
             if self.spare > 0 || self.permits.try_take() {
@@ -142,7 +141,9 @@ impl Pool {
             return self.give_up(id, shard, wanted);
         }
         let same = self.keys[key as usize].queue.front().copied();
-        if let Some((other, ticket)) = self.neediest()
+        // A permit is of no use to whoever waits for a pause to end.
+        if self.may_dial(now)
+            && let Some((other, ticket)) = self.neediest()
             && other != key
             && self.is_preferred(other, ticket, key, same)
         {
@@ -169,6 +170,12 @@ impl Pool {
                 idle.insert(at, id);
             }
         }
+    }
+
+    /// Whether a permit could be used now.
+    fn may_dial(&self, now: Duration) -> bool {
+        let is_paused = self.down.as_ref().is_some_and(|(_, until)| now < *until);
+        self.dialing < DIALS_MAX && !is_paused
     }
 
     /// Whether a waiter of another key should have the permit of a connection of `key`. Older
@@ -360,6 +367,12 @@ impl Pool {
         key
     }
 
+    /// The same identity as the pool knows it. A private one is told by its own value.
+    pub fn known_identity(&self, identity: &Identity) -> Option<Rc<Identity>> {
+        let key = *self.by_fingerprint.get(&identity.fingerprint)?;
+        (!identity.is_private).then(|| self.keys[key as usize].identity.clone())
+    }
+
     /// Keys without connections and waiters whose identity no client has any more.
     fn forget_unused_keys(&mut self) {
         let by_fingerprint = &mut self.by_fingerprint;
@@ -453,13 +466,17 @@ mod tests {
     }
 
     fn identity() -> Rc<Identity> {
+        identity_of("neo4j")
+    }
+
+    fn identity_of(user: &str) -> Rc<Identity> {
         let profile = Profile {
             version: Version::new(5, 4),
             routing: None,
             utc_patch: false,
             notifications: Notifications::default(),
         };
-        let auth = Auth::from_parts("basic", "neo4j", "test-password");
+        let auth = Auth::from_parts("basic", user, "test-password");
         Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
     }
 
@@ -498,6 +515,27 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_costs_nobody_else_a_connection() {
+        let (mut pool, permits) = pool(8);
+        let (warm, other) = (identity(), identity_of("other"));
+        pool.acquire(&warm, Want::Lease, NOW);
+        let kept = dials(&mut pool)[0];
+        pool.dialed(kept, NOW);
+        pool.acquire(&other, Want::Lease, NOW);
+        let failing = dials(&mut pool)[0];
+        pool.acquire(&other, Want::Lease, NOW);
+        let failing_too = dials(&mut pool)[0];
+        pool.dial_failed(failing, unreachable(), NOW);
+        pool.dial_failed(failing_too, unreachable(), NOW);
+        assert!(pool.waiters() > 0, "they wait for the pause to end");
+        // Dialling is held up, and not for want of permits: closing this one would help nobody.
+        pool.checkin(kept, NOW);
+        assert_eq!((pool.census().1, permits.open()), (1, 1));
+        pool.tick(NOW + BACKOFF_MAX);
+        assert!(!dials(&mut pool).is_empty() && pool.census().1 == 1);
+    }
+
+    #[test]
     fn a_word_that_a_late_answer_left_standing_is_withdrawn() {
         let (mut pool, permits) = pool(1);
         let identity = identity();
@@ -515,6 +553,24 @@ mod tests {
         pool.closed(dialled[0], NOW);
         assert!(dials(&mut pool).is_empty());
         assert_eq!(permits.open(), 0);
+    }
+
+    #[test]
+    fn clients_of_one_identity_share_its_value_and_private_ones_do_not() {
+        let (mut pool, _) = pool(1);
+        let (first, second) = (identity(), identity());
+        assert!(pool.known_identity(&second).is_none());
+        pool.acquire(&first, Want::Lease, NOW);
+        let known = pool.known_identity(&second).unwrap();
+        assert!(Rc::ptr_eq(&known, &first));
+        let key = FingerprintKey::new(&[7; 32]);
+        let private = key.identity(first.profile.clone(), first.auth.clone(), Some(7));
+        pool.acquire(
+            &Rc::new(key.identity(first.profile.clone(), first.auth.clone(), Some(7))),
+            Want::Lease,
+            NOW,
+        );
+        assert!(pool.known_identity(&private).is_none());
     }
 
     #[test]

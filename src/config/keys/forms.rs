@@ -1,8 +1,8 @@
 //! How the values of keys are read and shown where a kind alone does not say it.
 
-use crate::config::keys::{AUTO, Key, TLS_MODES};
+use crate::config::keys::{Key, TLS_MODES};
 use crate::config::settings::{Bind, Listen, Secret, Settings, TlsMode};
-use crate::config::values::{OFF, parse_bind, parse_number, parse_word, show_bind};
+use crate::config::values::{AUTO, OFF, parse_bind, parse_number, parse_word, show_bind};
 use std::path::PathBuf;
 
 /// glommio and `sched_getaffinity` count CPUs up to here (Linux, `CPU_SETSIZE`).

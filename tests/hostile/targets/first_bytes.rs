@@ -1,0 +1,102 @@
+//! The first bytes of a connection: detection, the handshake's two sides, HTTP heads.
+
+use boltmux::transport::detect::{Detected, PREFIX_BYTES, detect, detect_pieces};
+use boltmux::transport::http;
+use boltmux::wire::handshake::{self, Choice};
+use boltmux::wire::version::Version;
+
+/// Reads the input as both a client's and a server's handshake.
+pub fn handshake(data: &[u8]) {
+    let found = detect(data);
+    assert_eq!(detect_pieces(data.chunks(1)), found, "cuts change nothing");
+    assert_eq!(found == Detected::NeedMore, data.len() < PREFIX_BYTES);
+    let offered = Version::DEFAULT_OFFER;
+    if let Some((hello, rest)) = data.split_first_chunk::<20>() {
+        let is_bolt = hello.starts_with(&handshake::MAGIC);
+        match handshake::parse_hello20(hello) {
+            Ok(proposals) => {
+                assert!(is_bolt);
+                if let Choice::Version(version) = handshake::choose(&proposals, &offered) {
+                    assert!(offered.contains(&version), "{version} was not offered");
+                }
+            }
+            Err(error) => assert!(!is_bolt, "{error}"),
+        }
+        choice(rest, &offered);
+    }
+    choice(data, &offered);
+    manifest(data);
+    let versions: Vec<Version> = data.iter().filter_map(|byte| nth_version(*byte)).collect();
+    round_trip(&versions);
+}
+
+/// A client's choice: what was decided on a part is not decided otherwise on more.
+fn choice(data: &[u8], offered: &[Version]) {
+    let whole = handshake::parse_manifest_choice(data, offered);
+    if let Ok(Some((length, version))) = &whole {
+        assert!(*length <= data.len() && version.is_none_or(|one| offered.contains(&one)));
+        let exact = handshake::parse_manifest_choice(&data[..*length], offered);
+        assert_eq!(exact, whole, "what follows does not matter");
+        let shorter = handshake::parse_manifest_choice(&data[..length - 1], offered);
+        assert_eq!(shorter, Ok(None), "the last byte matters");
+    }
+}
+
+/// A server's answer.
+fn manifest(data: &[u8]) {
+    if let Some(word) = data.first_chunk::<4>()
+        && let Ok(Choice::Version(version)) = handshake::parse_answer(word)
+    {
+        assert!(version.is_known());
+    }
+    if let Ok(Some((length, versions))) = handshake::parse_manifest(data) {
+        assert!(length <= data.len() && versions.iter().all(|version| version.is_known()));
+        let exact = handshake::parse_manifest(&data[..length]);
+        assert_eq!(exact, Ok(Some((length, versions))), "what follows does not matter");
+        assert_eq!(handshake::parse_manifest(&data[..length - 1]), Ok(None));
+    }
+}
+
+fn nth_version(byte: u8) -> Option<Version> {
+    Version::ALL.get(usize::from(byte)).copied()
+}
+
+fn round_trip(versions: &[Version]) {
+    let bytes = handshake::manifest(versions);
+    let Ok(Some((length, read))) = handshake::parse_manifest(&bytes) else {
+        panic!("our own manifest cannot be read: {bytes:02x?}");
+    };
+    assert_eq!(length, bytes.len());
+    let mut expected = versions.to_vec();
+    expected.sort_unstable();
+    expected.dedup();
+    expected.reverse();
+    assert_eq!(read, expected);
+}
+
+/// An HTTP head, at every length; and its answer.
+pub fn http(data: &[u8]) {
+    let whole = http::parse(data);
+    match &whole {
+        http::Parsed::Request(request) => {
+            assert!(request.head_bytes <= data.len() && request.head_bytes <= http::HEAD_BYTES_MAX);
+            let exact = http::parse(&data[..request.head_bytes]);
+            assert_eq!(exact, whole, "what follows does not matter");
+            let shorter = http::parse(&data[..request.head_bytes - 1]);
+            assert_eq!(shorter, http::Parsed::NeedMore, "the last byte matters");
+            is_answer(&http::answer(request, &http::Health::default()), request.is_head);
+        }
+        http::Parsed::Broken(fault) => is_answer(&http::refusal(*fault), false),
+        http::Parsed::NeedMore => assert!(data.len() < http::HEAD_BYTES_MAX),
+    }
+}
+
+/// A status line, a length that is right, nothing of what the peer said.
+fn is_answer(bytes: &[u8], is_head: bool) {
+    let text = std::str::from_utf8(bytes).expect("answers are text");
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head has an end");
+    assert!(head.starts_with("HTTP/1.1 "), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
+    let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
+    assert!(if is_head { body.is_empty() } else { body.len() == length }, "{text}");
+}
