@@ -29,14 +29,15 @@ pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
 async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let present = Present::enter(&world);
     let login_by = world.driver.now() + world.options.login_within;
-    let (greeted, stream, rest) = enter(&world, door, conn).await;
+    // Boxed is what an idle client does not need: a task is as large as the largest that it awaits.
+    let (greeted, stream, rest) = Box::pin(enter(&world, door, conn)).await;
     let Some(stream) = stream else { return };
     let why = match greeted {
         Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
         Err(why) => why,
     };
     present.close(doors::reason(&stream, why));
-    doors::close(stream, why).await;
+    Box::pin(doors::close(stream, why)).await;
 }
 
 /// What a client is served with, the way to it, and what it has sent beyond its handshake.
@@ -69,7 +70,9 @@ async fn serve(
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }
         Greeted::Session => {
-            crate::relay::whole_session::serve(world, stream, present, rest, login_by).await
+            let session =
+                crate::relay::whole_session::serve(world, stream, present, rest, login_by);
+            Box::pin(session).await
         }
     }
 }
