@@ -30,6 +30,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a
 /// handshake's choice is never read before the session takes over.
@@ -64,7 +65,8 @@ pub struct Entrance {
     door: Rc<Door>,
     /// `None` only while a layer is put on.
     stream: Option<Stream>,
-    bytes: Vec<u8>,
+    /// May end with a login; wiped when it is not needed any more.
+    bytes: Zeroizing<Vec<u8>>,
     limit: Sleep,
     is_encrypted: bool,
 }
@@ -73,7 +75,7 @@ impl Entrance {
     pub fn new(world: Rc<World>, door: Rc<Door>, conn: Conn) -> Entrance {
         let limit = world.driver.sleep(world.options.first_bytes_within);
         let stream = Some(Stream::from(conn));
-        Entrance { world, door, stream, bytes: Vec::new(), limit, is_encrypted: false }
+        Entrance { world, door, stream, bytes: Zeroizing::default(), limit, is_encrypted: false }
     }
 
     /// Goes through the layers until the first of `bytes` is the Bolt handshake's.
@@ -116,7 +118,7 @@ impl Entrance {
     }
 
     /// Ends the entrance; what was not taken comes along.
-    pub fn into_parts(self) -> (Option<Stream>, Vec<u8>) {
+    pub fn into_parts(self) -> (Option<Stream>, Zeroizing<Vec<u8>>) {
         (self.stream, self.bytes)
     }
 
@@ -134,7 +136,7 @@ impl Entrance {
         match received {
             Some(Ok(Some(chunk))) => {
                 let was_long = self.bytes.len() + chunk.len() > FIRST_BYTES_MAX;
-                self.bytes.extend_from_slice(&chunk);
+                append(&mut self.bytes, &chunk);
                 match was_long && self.bytes.len() > FIRST_BYTES_MAX + LOGIN_BYTES_MAX {
                     true => Err(CloseReason::InvalidRequest),
                     false => Ok(()),
@@ -192,6 +194,17 @@ impl Entrance {
         self.stream = Some(WebSocket::new(inner, driver, ping_every).into());
         Ok(())
     }
+}
+
+/// Appends, and wipes what is left behind where that moves the bytes.
+fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let length = bytes.len() + more.len();
+    if length > bytes.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(more);
 }
 
 /// Why a client was closed: a rule of a layer that it broke is the reason above others.

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Magic and four proposals.
 const PROPOSALS_LENGTH: usize = 20;
@@ -44,7 +45,7 @@ async fn enter(
     world: &Rc<World>,
     door: Rc<Door>,
     conn: Conn,
-) -> (Result<Greeted, CloseReason>, Option<Stream>, Vec<u8>) {
+) -> (Result<Greeted, CloseReason>, Option<Stream>, Zeroizing<Vec<u8>>) {
     let mut entrance = Entrance::new(world.clone(), door, conn);
     let greeted = greet(world, &mut entrance).await;
     let (stream, rest) = entrance.into_parts();
@@ -56,7 +57,7 @@ async fn serve(
     stream: &Stream,
     present: &Present,
     greeted: Greeted,
-    rest: Vec<u8>,
+    rest: Zeroizing<Vec<u8>>,
     login_by: Duration,
 ) -> CloseReason {
     match greeted {
@@ -64,7 +65,7 @@ async fn serve(
             // The serving state is what an idle client costs; what came before it is gone by now.
             let mut serving = Serving::new(world, version, is_manifest, login_by, present);
             if !rest.is_empty() {
-                serving.feed(own(rest), stream);
+                serving.feed(Bytes::from_owner(rest).into(), stream);
             }
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }

@@ -17,6 +17,7 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// One connection forwards at most this much before others have their turn.
 const TURN_BYTES_MAX: usize = 256 << 10;
@@ -26,7 +27,7 @@ pub async fn serve(
     world: &Rc<World>,
     stream: &Stream,
     present: &Present,
-    first: Vec<u8>,
+    first: Zeroizing<Vec<u8>>,
     login_by: Duration,
 ) -> CloseReason {
     if present.is_too_many {
@@ -46,7 +47,7 @@ pub async fn serve(
         progress_at: world.driver.now(),
         timer: None,
     };
-    relaying.client_chunk(Chunk::from(Bytes::from(first)), stream);
+    relaying.client_chunk(Chunk::from(Bytes::from_owner(first)), stream);
     let why = poll_fn(|cx| relaying.poll(stream, present, cx)).await;
     relaying.lease.discard(Discard::SessionEnded);
     why

@@ -10,12 +10,16 @@
 #[path = "../proxy/client.rs"]
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod client;
+#[path = "../proxy/frames.rs"]
+#[allow(dead_code, reason = "another test target uses the rest of it")]
+mod frames;
 #[path = "../proxy/value.rs"]
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod value;
 
 mod case;
 mod chunking;
+mod drip;
 mod handshake;
 mod http;
 mod liar;
@@ -25,7 +29,10 @@ mod packstream;
 mod process;
 mod replay;
 mod run;
+mod secrets;
 mod server_side;
 mod targets;
+mod tls;
+mod websocket;
 
 mod witness;

@@ -5,14 +5,16 @@
 
 mod conversation;
 mod first_bytes;
+mod frames;
 mod scanning;
 mod session;
 mod values;
 
 /// Every target and its name, which is also its corpus's.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, fn(&[u8])); 7] = [
     ("handshake", first_bytes::handshake),
     ("http", first_bytes::http),
+    ("websocket", frames::websocket),
     ("scanner", scanning::scanner),
     ("packstream", values::packstream),
     ("session_client", session::client),
