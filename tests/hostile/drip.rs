@@ -250,10 +250,10 @@ fn for_a_while(address: SocketAddr, scale: &Scale, work: impl FnOnce()) -> Vec<D
 
 /// All phases side by side, until the last connection was cut.
 fn drip(address: SocketAddr, scale: &Scale, phases: &[Phase]) -> Vec<Drip> {
-    let share = scale.drips.div_ceil(phases.len());
     let threads: Vec<_> = (0..phases.len())
         .map(|phase| {
-            let count = share.min(scale.drips - (share * phase).min(scale.drips));
+            let (share, more) = (scale.drips / phases.len(), scale.drips % phases.len());
+            let count = share + usize::from(phase < more);
             let (between, limit) = (scale.between, scale.login * 2 + LATE_MAX);
             std::thread::spawn(move || {
                 let setup = &self::phases()[phase];

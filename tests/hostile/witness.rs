@@ -55,7 +55,7 @@ fn watch(
     is_over: &AtomicBool,
 ) -> Testimony {
     let mut testimony = Testimony { requests: 0, logins: 1, slowest: Duration::ZERO };
-    while !is_over.load(Relaxed) {
+    loop {
         let started = Instant::now();
         old.expect_well();
         if connects_anew && testimony.requests % REQUESTS_PER_LOGIN == 0 {
@@ -66,6 +66,9 @@ fn watch(
         }
         testimony.slowest = testimony.slowest.max(started.elapsed());
         testimony.requests += 1;
+        if is_over.load(Relaxed) {
+            break;
+        }
         std::thread::sleep(PAUSE);
     }
     leave(old);
