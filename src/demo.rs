@@ -218,6 +218,7 @@ impl Size {
             user: USER.into(),
             password: PASSWORD.into(),
             version: None,
+            tls: None,
         };
         Plan {
             targets: vec![

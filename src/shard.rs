@@ -7,17 +7,18 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{PoolMode, Settings, TlsMode};
+use crate::config::settings::{Listen, PoolMode, Settings, TlsMode};
 use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
-use crate::relay::doors::{self, Door};
+use crate::relay::doors::{Door, TlsMode as DoorTls};
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
 use crate::relay::world::{RelayOptions, World};
 use crate::transport::driver::{self, Driver, DriverHandle};
 use crate::transport::http::Health;
+use crate::transport::websocket::upgrade::Origins;
 use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
@@ -89,29 +90,15 @@ pub async fn run(parts: Parts) {
         // Who connects earlier waits in the listeners' queues: until the server has been looked at,
         // be it in vain, nothing true can be answered.
         if world.has_news.get() {
+            let doors = doors(&parts.settings);
             for (place, listener) in listeners.take().into_iter().flatten() {
-                let (number, door) = (driver.listen(listener), door(&parts.settings, place));
-                driver.spawn(task::accept(world.clone(), number, door));
+                let number = driver.listen(listener);
+                driver.spawn(task::accept(world.clone(), number, doors[place].clone()));
             }
         }
         seen = driver.mail(seen).await;
     }
     drain(&world, &link, parts.settings.timeouts.drain).await;
-}
-
-/// The conditions of the listener at `place` in the settings.
-fn door(settings: &Settings, place: usize) -> Rc<Door> {
-    let mode = settings.listen.get(place).map(|listen| listen.tls.effective_mode());
-    Rc::new(Door {
-        place,
-        tls: match mode {
-            None | Some(TlsMode::Off) => doors::TlsMode::Off,
-            Some(TlsMode::Optional) => doors::TlsMode::Optional,
-            Some(TlsMode::Required) => doors::TlsMode::Required,
-        },
-        ping_every: Some(Duration::from_secs(30)),
-        ..Door::default()
-    })
 }
 
 /// What `make_world` needs besides settings.
@@ -173,6 +160,23 @@ fn make_world(
         has_news: Cell::new(false),
         tls: RefCell::default(),
     })
+}
+
+/// The conditions of each listener, in their order in the settings.
+fn doors(settings: &Settings) -> Vec<Rc<Door>> {
+    let door = |(place, listen): (usize, &Listen)| {
+        Rc::new(Door {
+            place,
+            tls: match listen.tls.effective_mode() {
+                TlsMode::Off => DoorTls::Off,
+                TlsMode::Optional => DoorTls::Optional,
+                TlsMode::Required => DoorTls::Required,
+            },
+            origins: Origins::Any,
+            ping_every: settings.timeouts.websocket_ping,
+        })
+    };
+    settings.listen.iter().enumerate().map(door).collect()
 }
 
 fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {

@@ -13,7 +13,7 @@ use boltmux::config::values::{
 };
 use boltmux::config::{
     Bind, BindHost, Command, Demo, Environment, Files, LogLevel, PoolMode, Problems, Scheme,
-    Settings, keys_markdown, parse,
+    Settings, TlsMode, keys_markdown, parse,
 };
 
 struct Variables<'a>(&'a [(&'a str, &'a str)]);
@@ -83,7 +83,16 @@ fn defaults_are_the_documented_ones() {
     let expected = [
         ("shards", "auto"),
         ("listen.bind", "localhost:8888"),
+        ("listen.tls", "auto"),
+        ("listen.cert", ""),
+        ("listen.key", ""),
+        ("listen.client_ca", ""),
+        ("listen.client_names", ""),
+        ("listen.tls_minimum", "1.2"),
         ("uplink.uri", "bolt://localhost:7687"),
+        ("uplink.ca_file", ""),
+        ("uplink.client_cert", ""),
+        ("uplink.client_key", ""),
         ("uplink.user", "neo4j"),
         ("uplink.password", ""),
         ("uplink.versions", "auto"),
@@ -127,11 +136,31 @@ fn defaults_are_the_documented_ones() {
     }
 }
 
-/// A value other than the default for each key, alone sound, printed as it is written.
-const OTHERS: [(&str, &str); 38] = [
+/// What a key needs beside it to be sound.
+const COMPANIONS: [(&str, &[&str]); 7] = [
+    ("listen.tls", &["listen.cert=c"]),
+    ("listen.key", &["listen.cert=c"]),
+    ("listen.client_ca", &["listen.cert=c", "listen.tls=required"]),
+    ("listen.client_names", &["listen.cert=c", "listen.tls=required", "listen.client_ca=a"]),
+    ("uplink.ca_file", &["uplink.uri=bolt+s://a"]),
+    ("uplink.client_cert", &["uplink.uri=bolt+s://a"]),
+    ("uplink.client_key", &["uplink.uri=bolt+s://a", "uplink.client_cert=c"]),
+];
+
+/// A value other than the default for each key, printed as it is written.
+const OTHERS: [(&str, &str); 47] = [
     ("shards", "3"),
     ("listen.bind", "127.0.0.1:1,[::1]:2,*:3"),
-    ("uplink.uri", "neo4j://core1:7688"),
+    ("listen.tls", "required"),
+    ("listen.cert", "one.pem,two.pem"),
+    ("listen.key", "one.key"),
+    ("listen.client_ca", "clients.pem"),
+    ("listen.client_names", "app.example.com,The App"),
+    ("listen.tls_minimum", "1.3"),
+    ("uplink.uri", "neo4j+ssc://core1:7688"),
+    ("uplink.ca_file", "authority.pem"),
+    ("uplink.client_cert", "own.pem"),
+    ("uplink.client_key", "own.key"),
     ("uplink.user", "watcher"),
     ("uplink.password", "not-a-real-password"),
     ("uplink.versions", "5.8, 5.4, 3.0"),
@@ -175,21 +204,28 @@ fn every_key_is_taken_from_every_source() {
     for (name, value) in OTHERS {
         let expected = if name == "uplink.password" { "<secret>" } else { value };
         let flag = format!("{name}={value}");
-        assert_eq!(shown(&run(&["--set", &flag], &[]), name), expected, "--set {flag}");
+        let beside = COMPANIONS.iter().find(|(key, _)| *key == name).map_or(&[][..], |it| it.1);
+        let beside: Vec<&str> = beside.iter().flat_map(|pair| ["--set", pair]).collect();
+        let all = [&beside[..], &["--set", &flag]].concat();
+        assert_eq!(shown(&run(&all, &[]), name), expected, "--set {flag}");
 
         let variable = find(name).unwrap().variable();
-        let settings = run(&[], &[(&variable, value)]);
+        let settings = run(&beside, &[(&variable, value)]);
         assert_eq!(shown(&settings, name), expected, "{variable}={value}");
 
         // Leaked so that the maps of this test may hold plain references.
         let (section, key) = name.split_once('.').unwrap_or(("", name));
         let header = if section.is_empty() { String::new() } else { format!("[{section}]\n") };
         let toml: &'static str = format!("{header}{key} = \"{value}\"\n").leak();
-        assert_eq!(shown(&run_toml(toml).unwrap(), name), expected, "{toml}");
+        let all = [&beside[..], &["--config", "a.toml"]].concat();
+        let command = parse_with(&all, &[], &[("a.toml", toml)]).unwrap();
+        let Command::Run(settings) = command else { panic!("expected to run") };
+        assert_eq!(shown(&settings, name), expected, "{toml}");
 
         let inner = format!("{{\"{key}\": \"{value}\"}}");
         let json = if section.is_empty() { inner } else { format!("{{\"{section}\": {inner}}}") };
-        let command = parse_with(&["-config=a.json"], &[], &[("a.json", json.leak())]).unwrap();
+        let all = [&beside[..], &["-config=a.json"]].concat();
+        let command = parse_with(&all, &[], &[("a.json", json.leak())]).unwrap();
         let Command::Run(settings) = command else { panic!("expected to run") };
         assert_eq!(shown(&settings, name), expected, "JSON of {name}");
     }
@@ -333,7 +369,7 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 53] = [
+const REFUSED: [(&str, &str); 63] = [
     ("pool.size=0", "--set pool.size: expected a whole number from 1 to 65535, not \"0\""),
     ("pool.size=-1", "not \"-1\""),
     ("pool.size=1.5", "expected a whole number"),
@@ -386,6 +422,16 @@ const REFUSED: [(&str, &str); 53] = [
     ("uplink.versions=5.4,", "expected a Bolt version"),
     ("uplink.versions=5.4,5.4", "expected each version once, not 5.4 twice"),
     ("log.level=loud", "expected error or warn or info or debug or trace"),
+    ("listen.tls=required", "needs a certificate"),
+    ("listen.tls=on", "expected off or optional or required, not \"on\" (or \"auto\")"),
+    ("listen.key=k", "not as many files in listen.key"),
+    ("listen.cert=a,,b", "none of them empty"),
+    ("listen.client_names=a", "needs listen.client_ca"),
+    ("listen.client_ca=a", "set listen.tls = \"required\""),
+    ("listen.tls_minimum=1.1", "expected 1.2 or 1.3"),
+    ("uplink.ca_file=a", "for bolt+s:// and neo4j+s:// only"),
+    ("uplink.client_cert=a", "put +s behind the scheme"),
+    ("uplink.client_key=a", "needs uplink.client_cert"),
     ("tls.cert=a", "unknown key \"tls.cert\""),
 ];
 
@@ -399,23 +445,58 @@ fn impossible_values_are_refused_with_a_reason() {
 }
 
 #[test]
-fn encrypted_schemes_are_known_and_refused() {
-    for scheme in ["bolt+s", "bolt+ssc", "neo4j+s", "neo4j+ssc", "NEO4J+S"] {
-        let said = refused(&["-uri", &format!("{scheme}://a:1")], &[], &[]);
-        assert!(said.contains("-uri: TLS towards servers is not there yet"), "{said}");
+fn encrypted_schemes_are_the_drivers_own() {
+    use boltmux::config::Encryption::{Off, Unverified, Verified};
+    for (name, scheme, encryption) in [
+        ("bolt", Scheme::Bolt, Off),
+        ("bolt+s", Scheme::Bolt, Verified),
+        ("bolt+ssc", Scheme::Bolt, Unverified),
+        ("neo4j", Scheme::Neo4j, Off),
+        ("neo4j+s", Scheme::Neo4j, Verified),
+        ("NEO4J+SSC", Scheme::Neo4j, Unverified),
+    ] {
+        let uplink = run(&["-uri", &format!("{name}://a:1")], &[]).uplink;
+        assert_eq!((uplink.scheme, uplink.encryption), (scheme, encryption), "{name}");
+        assert_eq!((uplink.host.as_str(), uplink.port), ("a", 1));
     }
+    let said = refused(&["-uri", "bolt+sc://a:1"], &[], &[]);
+    assert!(said.contains("not the scheme \"bolt+sc\""), "{said}");
 }
 
 #[test]
-fn certificates_for_clients_are_known_and_refused() {
-    for arguments in [["-cert", "c.pem"], ["--key", "k.pem"]] {
-        let said = refused(&arguments, &[], &[]);
-        assert!(said.contains("TLS to clients is not there yet"), "{said}");
+fn a_certificate_of_the_go_proxy_makes_tls_optional() {
+    let pairs = [("BOLT_PROXY_CERT", "c.pem"), ("BOLT_PROXY_KEY", "k.pem")];
+    for settings in [run(&["-cert", "c.pem", "--key", "k.pem"], &[]), run(&[], &pairs)] {
+        let tls = &settings.listen[0].tls;
+        assert_eq!(tls.effective_mode(), TlsMode::Optional);
+        assert_eq!(
+            (tls.certificates[0].to_str(), tls.keys[0].to_str()),
+            (Some("c.pem"), Some("k.pem"))
+        );
     }
-    for variable in ["BOLT_PROXY_CERT", "BOLT_PROXY_KEY"] {
-        let said = refused(&[], &[(variable, "c.pem")], &[]);
-        assert!(said.starts_with(variable) && said.contains("not there yet"), "{said}");
-    }
+    assert_eq!(run(&[], &[]).listen[0].tls.effective_mode(), TlsMode::Off);
+}
+
+#[test]
+fn each_listener_of_a_file_has_its_own_tls_and_flags_are_for_all() {
+    let text = "[[listen]]\nbind = \"a:1\"\ntls = \"required\"\ncert = [\"x\", \"y\"]\n\
+                client_ca = \"ca\"\nclient_names = [\"app\"]\ntls_minimum = \"1.3\"\n\
+                [[listen]]\nbind = \"b:2\"\n";
+    let listen = run_toml(text).unwrap().listen;
+    let [first, second] = &listen[..] else { panic!("expected two, not {listen:?}") };
+    assert_eq!(first.tls.certificates, ["x", "y"].map(std::path::PathBuf::from));
+    assert_eq!(first.tls.effective_mode(), TlsMode::Required);
+    assert_eq!(
+        (&first.tls.client_names, first.tls.minimum),
+        (&vec!["app".to_owned()], boltmux::config::TlsVersion::V1_3)
+    );
+    assert_eq!(second.tls, boltmux::config::ListenTls::default());
+    let pairs = ["listen.cert=c", "listen.bind=:1,:2", "listen.tls=required"];
+    let arguments: Vec<&str> = pairs.iter().flat_map(|pair| ["--set", pair]).collect();
+    let listen = run(&arguments, &[]).listen;
+    assert_eq!(listen.len(), 2);
+    assert!(listen.iter().all(|one| one.tls.effective_mode() == TlsMode::Required));
+    assert!(listen.iter().all(|one| one.tls.certificates.len() == 1));
 }
 
 #[test]
@@ -438,14 +519,13 @@ fn all_mistakes_are_reported_at_once_in_order() {
     let file = ("a.toml", "[pool]\nsize = 0\nsiez = 1\n\n[tmeouts]\nlogin = \"5s\"\n");
     let said = refused(
         &["--config", "a.toml", "-bind", "nowhere", "--set", "pool.mode=x", "--set", "novalue"],
-        &[("BOLTMUX__POOL__SISE", "1"), ("BOLT_PROXY_URI", "x"), ("BOLT_PROXY_CERT", "c")],
+        &[("BOLTMUX__POOL__SISE", "1"), ("BOLT_PROXY_URI", "x")],
         &[file],
     );
     let places: Vec<&str> = said.lines().map(|line| line.split(": ").next().unwrap()).collect();
     let expected = [
         "a.toml:3",
         "a.toml:5",
-        "BOLT_PROXY_CERT",
         "BOLTMUX__POOL__SISE",
         "--set",
         "a.toml:2",
@@ -505,7 +585,7 @@ fn nearest_names_are_suggested_only_when_near() {
 }
 
 /// TOML texts that are refused: the line, and a part of what is said.
-const REFUSED_TOML: [(&str, usize, &str); 15] = [
+const REFUSED_TOML: [(&str, usize, &str); 18] = [
     ("pool = 5\n", 1, "expected a section of keys under \"pool\""),
     ("\n[[pool]]\nsize = 1\n", 2, "expected a section of keys under \"pool\""),
     ("[pool.size]\nx = 1\n", 1, "expected one value for \"pool.size\""),
@@ -515,7 +595,10 @@ const REFUSED_TOML: [(&str, usize, &str); 15] = [
     ("[pool]\nsize = 1.5\n", 2, "not \"1.5\""),
     ("[[listen]]\nbind = \"a:1\"\n[[listen]]\nbind = \"b\"\n", 4, "the port is missing"),
     ("[[listen]]\nbnd = \"a:1\"\n", 2, "did you mean \"listen.bind\"?"),
-    ("[[listen]]\n", 1, "\"listen\" is empty"),
+    ("[[listen]]\n", 1, "\"listen\" needs its bind"),
+    ("[[listen]]\ntls = \"off\"\n", 1, "\"listen\" needs its bind"),
+    ("[[listen]]\nbind = \"a:1,b:2\"\n", 2, "expected one address for each section"),
+    ("[[listen]]\nbind = \"a:1\"\ncert = [1]\n", 3, "expected texts in quotes in the list"),
     ("listen = [\"a:1\"]\n", 1, "expected sections of keys"),
     ("[[listen_raw]]\nbind = \"a:1\"\n", 1, "unknown section \"listen_raw\""),
     ("[pol]\nsize = 1\n", 1, "unknown section \"pol\", did you mean \"pool\"?"),

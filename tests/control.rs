@@ -720,7 +720,7 @@ fn counts(base: u64) -> ShardCounters {
         over_budget: base + 24,
         enters: base + 25,
         servers_turned_over: base + 26,
-        tls_handshakes: [[0; 3]; 2],
+        tls_handshakes: [[base + 27, base + 28, base + 29], [base + 30, base + 31, base + 32]],
     }
 }
 
@@ -764,6 +764,9 @@ fn metrics_are_the_sums_over_the_shards() {
         ("boltmux_accept_pauses_total".into(), 23),
         ("boltmux_over_budget_total".into(), 24),
         ("boltmux_ring_enters_total".into(), 25),
+        ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"full\"}".into(), 26),
+        ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"failed\"}".into(), 28),
+        ("boltmux_tls_handshakes_total{peer=\"server\",outcome=\"resumed\"}".into(), 30),
     ] {
         let name: String = name;
         assert_eq!(sample(&text, &name), 1100 + 2 * offset, "{name}");

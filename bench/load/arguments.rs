@@ -3,11 +3,15 @@
 use boltmux::config::values;
 use boltmux::load::mix::{self, MixQuery};
 use boltmux::load::{Plan, Process, Shape, Target};
+use boltmux::transport::tls::certificate::authorities;
+use boltmux::transport::tls::client::{Trust, Uplink, system_authorities};
+use boltmux::transport::tls::server::provider;
 use boltmux::wire::Version;
 use clap::Parser;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 const PASSWORD_VARIABLE: &str = "BOLTLOAD_PASSWORD";
@@ -17,6 +21,7 @@ const PORT: u16 = 7687;
 const SECONDS_MAX: f64 = 31_536_000.0;
 /// Every target in every place and both directions, for up to three targets.
 const ROUNDS: usize = 6;
+const SCHEMES: [&str; 6] = ["bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc"];
 /// For what a wrong argument stands while the others are looked at.
 const ANY: Duration = Duration::from_secs(1);
 
@@ -27,7 +32,8 @@ const ANY: Duration = Duration::from_secs(1);
 #[command(name = "boltload", version)]
 pub struct Arguments {
     /// A server to measure: NAME=bolt://HOST:PORT; repeatable, the others are compared with the
-    /// first. neo4j:// is that one server, too: nothing is routed
+    /// first. neo4j:// is that one server, too: nothing is routed. +s behind the scheme for TLS,
+    /// +ssc for TLS with any certificate
     #[arg(long, value_name = "NAME=URI")]
     target: Vec<String>,
     /// Short for one target
@@ -42,6 +48,12 @@ pub struct Arguments {
     /// The password itself; others on this machine can read it, so use it for tests only
     #[arg(long, value_name = "PASSWORD", conflicts_with = "password_file")]
     pass: Option<String>,
+    /// Authorities of the servers' certificates, for +s; else the system's
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Resume TLS sessions instead of a full handshake for every connection
+    #[arg(long)]
+    resume_tls: bool,
     /// Do not authenticate (scheme none)
     #[arg(long, conflicts_with_all = ["pass", "password_file"])]
     no_auth: bool,
@@ -204,6 +216,7 @@ impl Arguments {
             connect_timeout,
             request_timeout,
             processes,
+            resumes_tls: self.resume_tls,
             ..Plan::default()
         };
         mistakes.of_plan(&plan, are_targets_wrong);
@@ -220,10 +233,14 @@ impl Arguments {
         let named = named.chain(self.target.iter().map(|text| split_pair("--target", text)));
         let mut targets = Vec::new();
         for target in named {
-            let resolved = target.and_then(|(name, uri)| Ok((name, resolve(&uri)?)));
-            if let Some((name, address)) = mistakes.take(resolved) {
+            let resolved = target.and_then(|(name, uri)| {
+                let tls = encryption(&uri, self.ca_file.as_deref())?;
+                Ok((name, resolve(&uri)?, tls))
+            });
+            if let Some((name, address, tls)) = mistakes.take(resolved) {
                 let user = if self.no_auth { String::new() } else { self.user.clone() };
-                targets.push(Target { name, address, user, password: password.clone(), version });
+                let password = password.clone();
+                targets.push(Target { name, address, user, password, version, tls });
             }
         }
         targets
@@ -354,10 +371,35 @@ fn parse_cpus(text: &str) -> Result<Vec<usize>, String> {
     Ok(cpus)
 }
 
+/// How the scheme of a target says that TLS is spoken.
+fn encryption(uri: &str, ca_file: Option<&Path>) -> Result<Option<Uplink>, String> {
+    let Some((scheme, authority)) = uri.split_once("://") else { return Ok(None) };
+    let failed = |text: String| format!("{uri}: {text}");
+    let trust = match scheme {
+        "bolt+s" | "neo4j+s" => {
+            let roots = match ca_file {
+                None => system_authorities(),
+                Some(path) => std::fs::read(path)
+                    .map_err(|error| format!("{}: {error}", path.display()))
+                    .and_then(|text| authorities(&text)),
+            };
+            Trust::Authorities(Arc::new(roots.map_err(failed)?))
+        }
+        "bolt+ssc" | "neo4j+ssc" => Trust::Anybody,
+        _ => return Ok(None),
+    };
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    Uplink::new(host, &trust, None, &provider()).map(Some).map_err(failed)
+}
+
 /// `bolt://HOST[:PORT]`, `neo4j://HOST[:PORT]` or `HOST[:PORT]`; the first address the name has.
 fn resolve(uri: &str) -> Result<SocketAddr, String> {
     let authority = match uri.split_once("://") {
-        Some(("bolt" | "neo4j", authority)) => authority,
+        Some((scheme, authority)) if SCHEMES.contains(&scheme) => authority,
         Some((scheme, _)) => {
             return Err(format!("{uri}: scheme {scheme} is not supported; use bolt://HOST:PORT"));
         }
@@ -445,6 +487,7 @@ mod tests {
     fn the_port_is_optional() {
         assert_eq!(resolve("bolt://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("127.0.0.1:9/"), Ok(([127, 0, 0, 1], 9).into()));
+        assert_eq!(resolve("bolt+ssc://127.0.0.1:1"), Ok(([127, 0, 0, 1], 1).into()));
         assert_eq!(resolve("bolt://[::1]"), Ok("[::1]:7687".parse().unwrap()));
         assert_eq!(resolve("neo4j://127.0.0.1:8/?policy=x"), Ok(([127, 0, 0, 1], 8).into()));
     }

@@ -13,9 +13,12 @@ use super::session::{Event, Outcome, Session};
 use super::worker::{NEVER, Order, Worker};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
+use crate::transport::stream::Stream;
+use crate::transport::tls;
 use crate::wire::message;
 use bytes::BytesMut;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -46,7 +49,7 @@ pub struct Client {
 
 /// A connection that is logged in.
 struct Link {
-    conn: Conn,
+    conn: Stream,
     session: Session,
 }
 
@@ -284,6 +287,7 @@ impl Client {
         });
         let dialed = dialed.await.ok_or("connect: timed out")?;
         let conn = dialed.map_err(|error| format!("connect: {error}"))?;
+        let conn = self.encrypt(conn).await?;
         let session = Session::new(self.script.clone(), self.nonce);
         let mut link = Link { conn, session };
         link.session.open(&mut self.out);
@@ -294,6 +298,19 @@ impl Client {
                 return Ok(link);
             }
         }
+    }
+
+    /// Makes the TLS handshake if the target asks for one; the deadline of the connect is on it.
+    async fn encrypt(&self, conn: Conn) -> Result<Stream, Lost> {
+        let Some(uplink) = &self.script.target().tls else { return Ok(conn.into()) };
+        let failed = |error: io::Error| format!("connect: {error}");
+        let stream = tls::connect(conn, uplink).map_err(failed)?;
+        let established = poll_fn(|cx| match stream.poll_established(cx) {
+            Poll::Ready(result) => Poll::Ready(Some(result)),
+            Poll::Pending => self.worker.poll_deadline(self.slot, cx).map(|()| None),
+        });
+        let established = established.await.ok_or("connect: timed out")?;
+        established.map(|()| stream.into()).map_err(failed)
     }
 
     /// Gives the connection up at once.
@@ -366,7 +383,7 @@ impl Link {
 }
 
 /// Queues what was written, if anything.
-fn send(conn: &Conn, out: &mut BytesMut) {
+fn send(conn: &Stream, out: &mut BytesMut) {
     if !out.is_empty() {
         conn.send([Chunk::from(out.split().freeze())]);
     }

@@ -202,6 +202,7 @@ mod tests {
             user: String::new(),
             password: String::new(),
             version: None,
+            tls: None,
         };
         let targets = vec![target("direct"), target("a<b&c"), target("silent")];
         let plan = Plan { targets, rounds: 1, ..Plan::default() };

@@ -1,6 +1,7 @@
 //! What is to be measured: targets, shape, rounds. Values only; nothing is resolved or read here.
 
 use super::mix::{self, MixQuery};
+use crate::transport::tls::client::Uplink;
 use crate::wire::version::Version;
 use std::fmt;
 use std::net::SocketAddr;
@@ -27,6 +28,8 @@ pub struct Target {
     pub password: String,
     /// `None` takes the highest common one from 5.8 down to 4.4.
     pub version: Option<Version>,
+    /// How TLS is spoken, if it is.
+    pub tls: Option<Uplink>,
 }
 
 impl fmt::Debug for Target {
@@ -123,6 +126,9 @@ pub struct Plan {
     /// Longest wait for the answer to one request; the connection is given up then.
     pub request_timeout: Duration,
     pub processes: Vec<Process>,
+    /// Whether connections over TLS go on from earlier ones. Of the official drivers few do, so the
+    /// default is a full handshake for each.
+    pub resumes_tls: bool,
     /// Set from outside, it ends the run early; what was measured until then is reported.
     pub stop: Arc<AtomicBool>,
 }
@@ -153,6 +159,7 @@ impl Default for Plan {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             processes: Vec::new(),
+            resumes_tls: false,
             stop: Arc::default(),
         }
     }
@@ -251,6 +258,7 @@ mod tests {
             user: "neo4j".into(),
             password: "test-password".into(),
             version: None,
+            tls: None,
         }
     }
 

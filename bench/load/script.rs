@@ -2,6 +2,7 @@
 
 use super::plan::{Plan, Target};
 use super::request::Requests;
+use crate::transport::tls::client::Uplink;
 use crate::wire::handshake;
 use crate::wire::message::{self, Auth, Notifications, ServerHello};
 use crate::wire::version::Version;
@@ -25,7 +26,12 @@ pub struct Script {
 
 impl Script {
     pub fn new(plan: Rc<Plan>, target: usize) -> Script {
-        let target = plan.targets[target].clone();
+        let mut target = plan.targets[target].clone();
+        if plan.resumes_tls {
+            target.tls = target.tls.as_ref().map(Uplink::apart);
+        } else {
+            target.tls = target.tls.as_ref().map(Uplink::without_resumption);
+        }
         Script { plan, target, requests: RefCell::new(None) }
     }
 

@@ -331,6 +331,7 @@ mod tests {
             user: "neo4j".into(),
             password: "test-password".into(),
             version,
+            tls: None,
         };
         let plan = Rc::new(Plan { targets: vec![target], ..plan });
         Session::new(Rc::new(Script::new(plan, 0)), Nonce::new(7, 9))

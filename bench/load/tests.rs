@@ -111,6 +111,7 @@ fn plan(addresses: &[SocketAddr]) -> Plan {
         user: "neo4j".into(),
         password: "test-password".into(),
         version: None,
+        tls: None,
     };
     Plan {
         targets: addresses.iter().enumerate().map(target).collect(),

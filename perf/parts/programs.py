@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import resource
 import shlex
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -18,6 +20,7 @@ HOST = "127.0.0.1"
 USER = "neo4j"
 PASSWORD = "test-password"
 START_LIMIT_S = 15
+PORTS = (20000, 32000)
 # More connections than any shape opens, so that HAProxy's own limit is not what is measured.
 CONNECTIONS_MAX = 60000
 
@@ -53,9 +56,36 @@ def require(*commands):
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
+    """A free port below those that the kernel gives to outgoing connections, which thousands of
+    clients use up."""
+    while True:
+        port = random.randint(*PORTS)
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+                return port
+            except OSError:
+                continue
+
+
+def parts_meant(only, into, rounds, names):
+    """The parts that --only means, and what is wrong with these options."""
+    wrong, beginnings = [], only.split(",") if only else [""]
+    if rounds is not None and rounds < 1:
+        wrong.append(f"--rounds {rounds}: expected 1 or more")
+    if into is not None and not into.endswith(".md"):
+        wrong.append(f"--into {into}: expected a name that ends in .md")
+    # A whole name means that part alone: auto-1 is not auto-16.
+    meant = {each: [name for name in names if name == each or each not in names
+                    and name.startswith(each)] for each in beginnings}
+    wrong += [f"--only {each}: expected beginnings of {', '.join(names)}"
+              for each, found in meant.items() if not found]
+    return [name for name in names if any(name in found for found in meant.values())], wrong
+
+
+def end_in_order_on_sigterm():
+    """SIGTERM unwinds the program, so that what it started is ended as well."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 class Programs:

@@ -15,7 +15,7 @@ import machine
 from rounds import BASE, cpu, p50, p99, rate
 
 FOLDER = "perf/records"
-GOAL_HEAD = ["what", "goal", "measured", "quartiles", "noise (twin)", "met"]
+GOAL_HEAD = ["what", "goal", "measured", "quartiles", "noise", "met"]
 
 
 class Part:
@@ -96,6 +96,13 @@ class Record:
             self.load()
 
     @property
+    def noise(self):
+        """What the table's column of noise holds."""
+        if self.base != BASE:
+            return "The column of noise says what stands beside a number.\n"
+        return "The twin is a second HAProxy: what it differs by is noise.\n"
+
+    @property
     def numbers_path(self):
         return self.path.removesuffix(".md") + ".json"
 
@@ -162,8 +169,7 @@ class Record:
         parts = "\n".join(self.part_text(name, part) for name, part in self.taken())
         return (f"# {self.title}, {self.date}\n\n{warning}{head}\n\n"
                 f"Ratios are medians of the ratios to {self.base} within one round, with their "
-                "quartiles; 0.90 is\nten per cent less than it. The twin is a second "
-                f"{self.base}, where there is one: what it differs by is\nnoise. "
+                f"quartiles; 0.90 is\nten per cent less than it. {self.noise}"
                 f"[The method](../method.md) says why.\n\n{self.goals_table()}\n{parts}")
 
     def part_text(self, name, part):

@@ -262,7 +262,8 @@ def steady(plan):
             words = line.split()
             if "allocations" in words and "for" in words:
                 at = words.index("allocations")
-                rows.append((" ".join(words[:at - 1]), int(words[at - 1]), " ".join(words[at + 2:])))
+                rows.append((" ".join(words[:at - 1]), int(words[at - 1]),
+                             " ".join(words[at + 2:])))
     steady_cases = [row for row in rows if row[0] in ("exchange: auto", "exchange: rows")]
     worst = max((row[1] for row in steady_cases), default=None)
     part.line("steady state of auto and rows: allocations", "0 per message",

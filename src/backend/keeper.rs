@@ -119,6 +119,12 @@ impl Backend {
         self.pool.borrow()
     }
 
+    /// The value that is here already for the same clients' identity: thousands share one.
+    pub fn known_identity(&self, identity: Identity) -> Rc<Identity> {
+        let known = self.pool.borrow().known_identity(&identity);
+        known.unwrap_or_else(|| Rc::new(identity))
+    }
+
     /// Connections not kept, by `Discard`.
     pub fn discarded(&self) -> [u64; Discard::ALL.len()] {
         *self.discarded.borrow()

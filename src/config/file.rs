@@ -179,7 +179,9 @@ impl FileReader<'_> {
                 continue;
             };
             let path = format!("{section}[{index}]");
-            if !entries.iter().any(|(name, _)| name == "bind") {
+            // A key that is not known may be its bind, misspelt, and is told of by itself.
+            let is_known = |name: &str| keys::find(&format!("{section}.{name}")).is_some();
+            if entries.iter().all(|(name, _)| name != "bind" && is_known(name)) {
                 let place = self.place(&path, item.line);
                 self.problems.add(place, format!("{section:?} needs its bind, it has none"));
             }

@@ -133,6 +133,7 @@ async fn scrape(core: &Core) -> Response<Whole> {
         is_reachable: core.snapshot.borrow().is_reachable,
         permits_taken: core.permits.open(),
         permits_limit: core.permits.limit(),
+        certificates: core.certificates.borrow().clone(),
     };
     match metrics::render(scrape) {
         Ok(text) => respond(StatusCode::OK, metrics::CONTENT_TYPE, text),

@@ -10,7 +10,7 @@
 use crate::config::problem::{Place, Problems};
 use crate::config::{self, ListenTls, Settings, TlsMode, TlsVersion};
 use crate::transport::tls::certificate::{self, Certificate, Fault};
-use crate::transport::tls::client::{Trust, Uplink};
+use crate::transport::tls::client::{Trust, Uplink, system_authorities};
 use crate::transport::tls::server::{self, Clients, Parts};
 use crate::transport::tls::tickets::{ROTATION, Tickets};
 use rustls::crypto::CryptoProvider;
@@ -268,14 +268,13 @@ impl Certificates {
             return read.ok().map(Arc::new);
         }
         if self.system.is_none() {
-            let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            self.system = Some(Arc::new(roots)).filter(|roots| !roots.is_empty());
-        }
-        if self.system.is_none() {
-            let text = "this system has no certificate authorities: install ca-certificates, or \
-                        name them in uplink.ca_file";
-            problems.add(Place::Together, text);
+            match system_authorities() {
+                Ok(roots) => self.system = Some(Arc::new(roots)),
+                Err(text) => {
+                    let text = format!("{text}, or name some in uplink.ca_file");
+                    problems.add(Place::Together, text);
+                }
+            }
         }
         self.system.clone()
     }

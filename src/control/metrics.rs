@@ -4,6 +4,7 @@
 //! summed over the shards; per shard there is only what shows an uneven spread.
 
 use crate::backend::Discard;
+use crate::control::certificates::Status;
 use crate::counters::ShardCounters;
 use crate::relay::close::CloseReason;
 use prometheus_client::collector::Collector;
@@ -27,6 +28,7 @@ pub struct Scrape {
     /// Of the whole process.
     pub permits_taken: u32,
     pub permits_limit: u32,
+    pub certificates: Status,
 }
 
 /// The whole text.
@@ -131,6 +133,33 @@ impl Scrape {
     }
 }
 
+/// The labels of `ShardCounters::tls_handshakes`.
+const TLS_PEERS: [&str; 2] = ["client", "server"];
+const TLS_OUTCOMES: [&str; 3] = ["full", "resumed", "failed"];
+
+impl Scrape {
+    fn tls(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let pairs = TLS_PEERS.iter().enumerate().flat_map(|(peer, name)| {
+            let outcomes = TLS_OUTCOMES.iter().enumerate();
+            outcomes.map(move |(outcome, word)| {
+                let counts = self.shards.iter().map(|counts| counts.tls_handshakes[peer][outcome]);
+                ([("peer", *name), ("outcome", *word)], counts.sum())
+            })
+        });
+        counter(encoder, "tls_handshakes", "TLS handshakes with clients and with servers", pairs)?;
+        let Status { reloads, refusals, certificates } = &self.certificates;
+        let outcomes =
+            [([("outcome", "taken_over")], *reloads), ([("outcome", "refused")], *refusals)];
+        let help = "Changes of certificate files; after a refused one the former stay in use";
+        counter(encoder, "certificate_changes", help, outcomes)?;
+        let ends = certificates.iter().map(|(names, not_after_s)| {
+            ([("names", names.as_str())], u64::try_from(*not_after_s).unwrap_or(0))
+        });
+        let help = "When each certificate shown to clients ends, in seconds since 1970";
+        gauge(encoder, "certificate_expiry_seconds", help, ends)
+    }
+}
+
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let build = [([("version", env!("CARGO_PKG_VERSION"))], 1)];
@@ -142,6 +171,7 @@ impl Collector for Scrape {
         let help = "Bytes held now outside the buffers of the rings";
         gauge(&mut encoder, "heap_bytes", help, heap)?;
         self.clients(&mut encoder)?;
+        self.tls(&mut encoder)?;
         self.servers(&mut encoder)
     }
 }

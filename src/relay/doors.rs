@@ -41,7 +41,7 @@ const LOGIN_BYTES_MAX: usize = 64 << 10;
 /// One listener's conditions.
 #[derive(Clone, Debug, Default)]
 pub struct Door {
-    /// Which listener of the settings it is; its certificates are found by that.
+    /// Its place among the listeners of the settings.
     pub place: usize,
     pub tls: TlsMode,
     /// From which pages a WebSocket may be opened.
@@ -148,6 +148,25 @@ impl Entrance {
         }
     }
 
+    /// Puts TLS around what comes; its first bytes have come already.
+    fn encrypt(&mut self) -> Result<(), CloseReason> {
+        let config = self.world.tls.borrow().get(self.door.place).cloned().flatten();
+        let config = config.ok_or(CloseReason::TlsNotOffered)?;
+        let first = std::mem::take(&mut self.bytes);
+        let stream = self.stream.take().expect("a layer is put on without a pause");
+        self.is_encrypted = true;
+        match stream.encrypt(&first, &config) {
+            Ok(stream) => {
+                self.stream = Some(stream);
+                Ok(())
+            }
+            Err(stream) => {
+                self.stream = Some(stream);
+                Err(CloseReason::TlsFailed)
+            }
+        }
+    }
+
     /// Health checks, discovery, whoever speaks HTTP by mistake, and upgrades.
     async fn serve_http(&mut self) -> Result<(), CloseReason> {
         loop {
@@ -168,18 +187,6 @@ impl Entrance {
             self.stream().send([Chunk::from(answer)]);
             return Err(CloseReason::Http);
         }
-    }
-
-    /// Puts TLS on; its handshake goes on whenever the next bytes are asked for.
-    fn encrypt(&mut self) -> Result<(), CloseReason> {
-        let config = self.world.tls.borrow().get(self.door.place).cloned().flatten();
-        let config = config.ok_or(CloseReason::TlsNotOffered)?;
-        let plain = self.stream.take().expect("a layer is put on without a pause");
-        let encrypted = plain.encrypt(&std::mem::take(&mut self.bytes), &config);
-        let is_encrypted = encrypted.is_ok();
-        self.stream = Some(encrypted.unwrap_or_else(|plain| plain));
-        self.is_encrypted = is_encrypted;
-        if is_encrypted { Ok(()) } else { Err(CloseReason::TlsFailed) }
     }
 
     fn upgrade(&mut self, head_bytes: usize, answer: Bytes) -> Result<(), CloseReason> {
@@ -207,12 +214,12 @@ fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     bytes.extend_from_slice(more);
 }
 
-/// Why a client was closed: a rule of a layer that it broke is the reason above others.
-pub fn reason(why: CloseReason, stream: &Stream) -> CloseReason {
-    if stream.fault().is_some() {
-        CloseReason::WebSocketViolation
-    } else if stream.tls_failure().is_some() {
+/// Why a client was closed: what a layer found wrong is the reason above others.
+pub fn reason(stream: &Stream, why: CloseReason) -> CloseReason {
+    if stream.tls_failure().is_some() {
         CloseReason::TlsFailed
+    } else if stream.fault().is_some() {
+        CloseReason::WebSocketViolation
     } else {
         why
     }

@@ -101,7 +101,9 @@ impl Serving {
             }
             if self.exchange.session.is_serving() {
                 present.serve();
-                self.login_by = None;
+                if self.login_by.take().is_some() {
+                    self.timer = None; // it would stay with an idle client for its whole time
+                }
             } else if self.login_by.is_none() {
                 // Logged off: as long for the next login as everybody has, as servers do it.
                 let (now, limit) = (self.world.driver.now(), self.world.options.login_within);

@@ -44,6 +44,7 @@ mod limits;
 mod login;
 mod replies;
 mod serving;
+mod tables;
 
 pub use replies::Reply;
 
@@ -205,6 +206,8 @@ pub struct Session {
     /// The proxy's address as the client spells it.
     spelling: Option<Box<str>>,
     identity: Option<Rc<Identity>>,
+    /// The auto-commit query is a call of a routing procedure.
+    asks_for_table: bool,
     /// The ROUTE that is being asked of the server.
     route: Option<Box<RouteKey>>,
     connection_id: u64,
@@ -242,6 +245,7 @@ impl Session {
             profile: None,
             spelling: None,
             identity: None,
+            asks_for_table: false,
             route: None,
             connection_id,
             leased_at: Duration::ZERO,

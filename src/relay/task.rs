@@ -36,7 +36,7 @@ async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
         Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
         Err(why) => why,
     };
-    present.close(doors::reason(why, &stream));
+    present.close(doors::reason(&stream, why));
     doors::close(stream, why).await;
 }
 

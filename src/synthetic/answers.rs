@@ -47,11 +47,13 @@ pub struct Welcome<'a> {
     pub recv_timeout_seconds: Option<u64>,
     pub utc_patch: bool,
     pub is_manifest: bool,
+    pub credentials_expired: bool,
 }
 
 pub fn welcome(out: &mut BytesMut, version: Version, welcome: &Welcome<'_>) {
     let start = codec::begin(out, 1, SUCCESS);
-    let keys = [version.has_hints(), welcome.utc_patch, welcome.is_manifest];
+    let is_expired = welcome.credentials_expired;
+    let keys = [version.has_hints(), welcome.utc_patch, welcome.is_manifest, is_expired];
     put_map(out, 2 + keys.iter().filter(|is_there| **is_there).count());
     put_string(out, "server");
     put_string(out, welcome.agent);
@@ -64,6 +66,10 @@ pub fn welcome(out: &mut BytesMut, version: Version, welcome: &Welcome<'_>) {
         put_string(out, "patch_bolt");
         put_list(out, 1);
         put_string(out, "utc");
+    }
+    if is_expired {
+        put_string(out, "credentials_expired");
+        put_boolean(out, true);
     }
     if welcome.is_manifest {
         put_string(out, "protocol_version");
@@ -91,14 +97,18 @@ fn hints(out: &mut BytesMut, version: Version, recv_timeout_seconds: Option<u64>
     }
 }
 
-pub fn logged_on(out: &mut BytesMut, version: Version, address: &str) {
-    if !version.has_resolved_database() {
-        return success_empty(out);
-    }
+pub fn logged_on(out: &mut BytesMut, version: Version, address: &str, is_expired: bool) {
+    let has_address = version.has_resolved_database();
     let start = codec::begin(out, 1, SUCCESS);
-    put_map(out, 1);
-    put_string(out, "advertised_address");
-    put_string(out, address);
+    put_map(out, usize::from(has_address) + usize::from(is_expired));
+    if has_address {
+        put_string(out, "advertised_address");
+        put_string(out, address);
+    }
+    if is_expired {
+        put_string(out, "credentials_expired");
+        put_boolean(out, true);
+    }
     codec::end(out, start);
 }
 
@@ -218,6 +228,17 @@ pub fn table(out: &mut BytesMut, version: Version, database: &str, roles: [(&str
         put_string(out, database);
     }
     put_string(out, "servers");
+    put_servers(out, roles);
+    codec::end(out, start);
+}
+
+/// What the routing procedures of Bolt 3 to 4.2 answer: the values of `ttl` and `servers`.
+pub fn table_values(out: &mut BytesMut, roles: [(&str, &[&str]); 3]) {
+    put_integer(out, 300);
+    put_servers(out, roles);
+}
+
+fn put_servers(out: &mut BytesMut, roles: [(&str, &[&str]); 3]) {
     put_list(out, roles.len());
     for (role, addresses) in roles {
         put_map(out, 2);
@@ -227,7 +248,6 @@ pub fn table(out: &mut BytesMut, version: Version, database: &str, roles: [(&str
         put_string(out, "role");
         put_string(out, role);
     }
-    codec::end(out, start);
 }
 
 /// A FAILURE in the version's shape. `idempotent` promises that nothing was executed.

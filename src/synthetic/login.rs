@@ -11,6 +11,7 @@ pub struct Token<'a> {
     pub scheme: Option<&'a str>,
     pub principal: Option<&'a str>,
     pub credentials: Option<&'a str>,
+    pub realm: Option<&'a str>,
 }
 
 /// What HELLO says.
@@ -61,6 +62,7 @@ fn take_token<'a>(
         "scheme" => token.scheme = text(fields)?,
         "principal" => token.principal = text(fields)?,
         "credentials" => token.credentials = text(fields)?,
+        "realm" => token.realm = text(fields)?,
         _ => {
             fields.value()?;
         }

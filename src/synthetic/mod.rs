@@ -43,7 +43,9 @@ pub use server::Server;
 pub use world::Stats;
 
 use crate::wire::version::Version;
+use rustls::ServerConfig;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 /// How a server is to be started.
 #[derive(Clone, Debug)]
@@ -60,6 +62,10 @@ pub struct Options {
     pub manifest: bool,
     /// Names and passwords that may log in.
     pub users: Vec<(String, String)>,
+    /// What else may log in.
+    pub logins: Vec<Login>,
+    /// Users who are let in, but may only change their passwords: nothing else is executed.
+    pub expired: Vec<String>,
     /// What HELLO's answer calls it.
     pub agent: String,
     /// The hint `connection.recv_timeout_seconds`, if any.
@@ -76,6 +82,8 @@ pub struct Options {
     /// Executions the ledger keeps, all threads together; 0 turns it off.
     pub ledger_entries_max: usize,
     pub faults: Faults,
+    /// With it every connection is encrypted.
+    pub tls: Option<Arc<ServerConfig>>,
 }
 
 /// What Neo4j 5.26 speaks.
@@ -84,6 +92,17 @@ const VERSIONS: &[Version] = {
     let (_, from_4_0) = Version::ALL.split_at(1);
     from_4_0.split_at(from_4_0.len() - 2).0
 };
+
+/// A login that is not a name and a password alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    pub scheme: String,
+    pub principal: Option<String>,
+    pub credentials: Option<String>,
+    pub realm: Option<String>,
+    /// Who that is.
+    pub user: String,
+}
 
 /// A routing table: the addresses of each role.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,6 +121,8 @@ impl Default for Options {
             versions: VERSIONS.to_vec(),
             manifest: true,
             users: vec![("neo4j".into(), "test-password".into())],
+            logins: Vec::new(),
+            expired: Vec::new(),
             agent: "Neo4j/5.26.0".into(),
             recv_timeout_seconds: None,
             worker_limit: None,
@@ -111,6 +132,7 @@ impl Default for Options {
             // 2^20 entries are about 200 MiB if all are as long as they may be.
             ledger_entries_max: 1 << 20,
             faults: Faults::default(),
+            tls: None,
         }
     }
 }

@@ -7,6 +7,8 @@
 //! RETURN 1 [AS alias]         one record [1]
 //! ROWS n size                 n records [parameter `nonce` or the index, a string of `size` bytes]
 //! WRITE $nonce                no record, type "w"
+//! CALL dbms.routing.getRoutingTable, CALL dbms.cluster.routing.getRoutingTable
+//!                             one record [300, the servers], as ROUTE answers them
 //! FAIL [AT moment] code       FAILURE with that code
 //! anything else               one column "x", one record [1]
 //!
@@ -70,6 +72,7 @@ pub enum Answer<'a> {
     One { alias: &'a str },
     Rows { count: u64, size: usize },
     Write,
+    Table,
     Fail { code: &'a str, moment: Moment },
 }
 
@@ -192,6 +195,15 @@ impl<'a> Words<'a> {
                 Answer::Rows { count, size: size.min(ROW_BYTES_MAX as u64) as usize }
             }
             "WRITE" => Answer::Write,
+            "CALL" => {
+                let name = self.word();
+                let procedures =
+                    ["dbms.routing.getRoutingTable", "dbms.cluster.routing.getRoutingTable"];
+                match procedures.iter().any(|procedure| name.starts_with(procedure)) {
+                    true => Answer::Table,
+                    false => Answer::One { alias: "x" },
+                }
+            }
             "FAIL" => {
                 let moment = self.moment().unwrap_or(Moment::Run);
                 Answer::Fail { code: self.word(), moment }

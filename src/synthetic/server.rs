@@ -13,7 +13,8 @@ use crate::synthetic::{Faults, Options, Table};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
 use crate::transport::driver::{self, Driver, DriverHandle, Sleep};
-use crate::transport::{Side, listener, runtime};
+use crate::transport::stream::Stream;
+use crate::transport::{Side, listener, runtime, tls};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -300,6 +301,11 @@ async fn serve(local: Rc<Local>, conn: Conn, id: u64) {
     let slot = local.wakers.borrow_mut().insert(None);
     local.world.borrow_mut().refresh();
     let machine = Machine::new(id, local.driver.now(), &local.world.borrow());
+    let tls = local.world.borrow().options.tls.clone();
+    let conn = match tls {
+        Some(config) => tls::accept(conn, &[], &config).map_or_else(Stream::from, Stream::from),
+        None => conn.into(),
+    };
     let mut connection = Connection { local, conn, slot, machine, sleep: None };
     let is_orderly = connection.run().await;
     let Connection { local, conn, mut machine, .. } = connection;
@@ -316,7 +322,7 @@ async fn serve(local: Rc<Local>, conn: Conn, id: u64) {
 
 struct Connection {
     local: Rc<Local>,
-    conn: Conn,
+    conn: Stream,
     slot: usize,
     machine: Machine,
     /// The armed timer and its time.

@@ -46,7 +46,11 @@ struct Open {
 #[derive(Clone, Copy)]
 enum Kind {
     Values,
-    Rows { size: usize },
+    Rows {
+        size: usize,
+    },
+    /// A routing table: time to live and servers.
+    Table,
     Failing,
 }
 
@@ -104,12 +108,15 @@ impl Transaction {
         let (kind, total) = match query.answer {
             Answer::Rows { count, size } => (Kind::Rows { size }, count),
             Answer::Write => (Kind::Values, 0),
+            Answer::Table => (Kind::Table, 1),
             Answer::Fail { moment: Moment::Pull, .. } => (Kind::Failing, 1),
             _ => (Kind::Values, 1),
         };
         match query.answer {
             Answer::Fail { code, moment: Moment::Pull } => kept.extend_from_slice(code.as_bytes()),
-            Answer::Echo { .. } | Answer::Rows { .. } => kept.extend_from_slice(value),
+            Answer::Echo { .. } | Answer::Rows { .. } | Answer::Table => {
+                kept.extend_from_slice(value)
+            }
             _ => kept.push(1),
         }
         let qid = self.next_qid;
@@ -150,6 +157,7 @@ impl Transaction {
             }
             match open.kind {
                 Kind::Values => answers::record(out, 1, &open.value),
+                Kind::Table => answers::record(out, 2, &open.value),
                 Kind::Rows { size } => answers::row(out, &open.value, open.sent, size),
                 Kind::Failing => is_failed = true,
             }

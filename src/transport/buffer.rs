@@ -14,6 +14,7 @@ use crate::transport::options::Planted;
 use bytes::{Bytes, BytesMut};
 use io_uring::types::BufRingEntry;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -235,9 +236,13 @@ pub struct Chunk {
 }
 
 enum Backing {
-    Ring { pool: Rc<Pool>, id: u16 },
+    Ring {
+        pool: Rc<Pool>,
+        id: u16,
+    },
     Heap(Rc<HeapBytes>),
-    Own(Bytes),
+    /// Counted again here: a chunk is moved often and kept in queues, so it is to be small.
+    Own(Rc<Bytes>),
     Static(&'static [u8]),
 }
 
@@ -321,14 +326,18 @@ impl Chunk {
                 };
                 return (body(bytes), 0);
             }
-            Backing::Own(bytes) => match std::mem::take(bytes).try_into_mut() {
-                Ok(mut own) => {
-                    let result = body(&mut own[start..end]);
-                    *bytes = own.freeze();
-                    return (result, 0);
+            Backing::Own(bytes) => {
+                if let Some(bytes) = Rc::get_mut(bytes) {
+                    match std::mem::take(bytes).try_into_mut() {
+                        Ok(mut own) => {
+                            let result = body(&mut own[start..end]);
+                            *bytes = own.freeze();
+                            return (result, 0);
+                        }
+                        Err(shared) => *bytes = shared,
+                    }
                 }
-                Err(shared) => *bytes = shared,
-            },
+            }
             Backing::Heap(heap) => {
                 if let Some(heap) = Rc::get_mut(heap) {
                     return (body(&mut heap.bytes[start..end]), 0);
@@ -351,7 +360,7 @@ impl Chunk {
 /// For messages that the proxy makes itself.
 impl From<Bytes> for Chunk {
     fn from(bytes: Bytes) -> Chunk {
-        Chunk { start: 0, end: length_of(&bytes), backing: Backing::Own(bytes) }
+        Chunk { start: 0, end: length_of(&bytes), backing: Backing::Own(Rc::new(bytes)) }
     }
 }
 
@@ -386,6 +395,16 @@ impl Drop for Chunk {
             pool.give_back(*id);
         }
     }
+}
+
+/// Puts a chunk behind others. Most connections never have more than two waiting: so much room is
+/// made first, since idle ones keep it.
+pub fn enqueue(queue: &mut VecDeque<Chunk>, chunk: Chunk) {
+    const FIRST_ROOM: usize = 2;
+    if queue.capacity() == 0 {
+        queue.reserve_exact(FIRST_ROOM);
+    }
+    queue.push_back(chunk);
 }
 
 /// Offsets are 32 bits wide: chunks are moved around a lot.

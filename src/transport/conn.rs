@@ -3,7 +3,7 @@
 //! Nothing is lost when a future here is dropped: what came waits in the slot, what was queued is
 //! sent.
 
-use crate::transport::buffer::Chunk;
+use crate::transport::buffer::{Chunk, enqueue};
 use crate::transport::driver::{Driver, store};
 use crate::transport::options::TlsEvent;
 use crate::transport::ring;
@@ -85,7 +85,7 @@ impl Conn {
                 let is_taken = !chunk.is_empty() && socket.send_error.is_none();
                 if is_taken {
                     socket.queued_bytes += chunk.len();
-                    socket.queue.push_back(chunk);
+                    enqueue(&mut socket.queue, chunk);
                 }
                 ((), is_taken && socket.in_flight == 0)
             });

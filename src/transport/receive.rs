@@ -4,7 +4,7 @@
 //! asking is the back-pressure. Invariant: a socket is `Parked` exactly while its key waits in
 //! `parked`.
 
-use crate::transport::buffer::Pool;
+use crate::transport::buffer::{Pool, enqueue};
 use crate::transport::ring::{Cqe, Receive, Ring};
 use crate::transport::socket::{Key, Operation, Receiving, Socket, user_data};
 use crate::transport::state::State;
@@ -90,7 +90,7 @@ impl State {
         let socket = sockets.get(key).expect("a slot outlives its operations");
         let (side, length) = (socket.side as usize, cqe.result as u32);
         let first = cqe.buffer().expect("bytes come in a buffer");
-        pools[side].lend(first, length, |chunk| socket.received.push_back(chunk));
+        pools[side].lend(first, length, |chunk| enqueue(&mut socket.received, chunk));
         counters.received_bytes[side] += u64::from(length);
         counters.lent_max[side] = counters.lent_max[side].max(pools[side].lent());
         if is_running && socket.received.len() > WAITING_CHUNKS_MAX {

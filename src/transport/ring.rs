@@ -56,6 +56,16 @@ impl Cqe {
     }
 }
 
+/// What a send does when the socket's buffer is full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// Waits in the kernel until all of it has left: one completion, whenever that is.
+    Whole,
+    /// Takes what there is room for, maybe nothing (EAGAIN): its completion is there when the enter
+    /// that submits it has submitted it.
+    AtOnce,
+}
+
 /// How a receive is armed. Which of these the kernel has is found out by `selftest`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Receive {
@@ -254,9 +264,12 @@ impl Ring {
         self.push(entry, user_data);
     }
 
-    /// Sends all of `frame`'s spans, in order. WAITALL: the kernel goes on after a short write.
-    pub fn send(&mut self, socket: RawFd, frame: &SendFrame, user_data: u64) {
-        let flags = libc::MSG_WAITALL | libc::MSG_NOSIGNAL;
+    /// Sends `frame`'s spans, in order. WAITALL: the kernel goes on after a short write.
+    pub fn send(&mut self, socket: RawFd, frame: &SendFrame, how: Sending, user_data: u64) {
+        let flags = match how {
+            Sending::Whole => libc::MSG_WAITALL | libc::MSG_NOSIGNAL,
+            Sending::AtOnce => libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        };
         let entry = match frame.header.msg_iovlen {
             1 => opcode::Send::new(
                 Fd(socket),

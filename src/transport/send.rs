@@ -2,10 +2,13 @@
 //!
 //! A send that does not end keeps ring buffers from everybody. After `STUCK_AFTER`, or when its
 //! pool runs low, it is cancelled, its result says what left, and the rest goes on from the heap.
+//!
+//! Small sends do not wait in the kernel: they complete as they are submitted, so the pump sleeps
+//! in the same system call that submits them, for one completion more than there are such sends.
 
 use crate::transport::buffer::{Chunk, Pool};
 use crate::transport::receive::is_low;
-use crate::transport::ring::{self, Ring, SendFrame};
+use crate::transport::ring::{self, Ring, SendFrame, Sending};
 use crate::transport::socket::{Key, Life, Operation, Socket, user_data};
 use crate::transport::state::{State, Timer, millis};
 use std::os::fd::AsRawFd;
@@ -15,6 +18,9 @@ use std::time::Duration;
 /// A send that has not ended by then gives its ring buffers back and goes on from the heap. Longer
 /// than any round trip, shorter than other connections may wait for buffers.
 pub const STUCK_AFTER: Duration = Duration::from_millis(100);
+/// A send of more bytes waits in the kernel for its end: one that ends short costs a second one,
+/// which is dear where buffers are full most of the time. Requests and short results are smaller.
+const AT_ONCE_BYTES_MAX: usize = 4 << 10;
 
 /// All sends of a shard.
 #[derive(Default)]
@@ -27,6 +33,8 @@ pub struct Sends {
     in_flight: usize,
     /// Sends in flight with a timer.
     watched: usize,
+    /// Completions of this turn's submissions that nobody waits for.
+    expected: u32,
 }
 
 impl Sends {
@@ -34,10 +42,20 @@ impl Sends {
     pub fn start(&mut self, ring: &mut Ring, key: Key, socket: &mut Socket) {
         let frame = socket.frame.insert(self.frames.pop().unwrap_or_else(SendFrame::new));
         socket.in_flight = frame.fill(socket.queue.iter());
-        ring.send(socket.fd.as_raw_fd(), frame, user_data(Operation::Send, key));
+        let is_all = socket.in_flight == socket.queue.len();
+        let is_small = socket.queued_bytes <= AT_ONCE_BYTES_MAX && !socket.is_congested;
+        let how = if is_small { Sending::AtOnce } else { Sending::Whole };
+        ring.send(socket.fd.as_raw_fd(), frame, how, user_data(Operation::Send, key));
         socket.operations += 1;
         self.in_flight += 1;
         self.fresh.push(key);
+        self.expected += u32::from(is_small && is_all && socket.writer.is_none());
+    }
+
+    /// How many of the sends started since the last call complete as they are submitted, and wake
+    /// nobody: so many completions are no reason to come back.
+    pub fn take_expected(&mut self) -> u32 {
+        std::mem::take(&mut self.expected)
     }
 }
 
@@ -46,8 +64,10 @@ impl State {
         let socket = self.completed(key);
         let (frame, timer, side) = (socket.frame.take(), socket.stuck_timer.take(), socket.side);
         // A short or cancelled result counts as that many bytes.
+        let behind = socket.queue.len() - socket.in_flight;
         let relayed = socket.sent(result.max(0) as usize);
-        if result < 0 && result != -libc::ECANCELED {
+        socket.is_congested = socket.queue.len() > behind;
+        if result < 0 && !matches!(-result, libc::ECANCELED | libc::EAGAIN) {
             socket.send_error = Some(-result);
             socket.drop_queued();
         }

@@ -98,6 +98,8 @@ pub struct Socket {
     /// The first chunks of `queue`, which the one send in flight reads; 0 is no send.
     pub in_flight: usize,
     pub frame: Option<Box<SendFrame>>,
+    /// The last send found no room for all of it: the next one waits in the kernel.
+    pub is_congested: bool,
     pub send_error: Option<i32>,
     /// Runs while the send in flight did not complete at once.
     pub stuck_timer: Option<TimerId>,
@@ -128,6 +130,7 @@ impl Socket {
             queued_bytes: 0,
             in_flight: 0,
             frame: None,
+            is_congested: false,
             send_error: None,
             stuck_timer: None,
             is_rescuing: false,

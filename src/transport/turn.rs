@@ -12,6 +12,9 @@ use std::time::Duration;
 /// How late glommio's timers and channels may be while the shard is busy; a visit costs about 20
 /// system calls (measured).
 pub const TICK: Duration = Duration::from_millis(5);
+/// Completions of sends that an enter may expect beside the one it waits for. One enter runs about
+/// 20 receives (the kernel's limit for deferred work), or as many as it is to wait for.
+const EXPECTED_MAX: u32 = 16;
 /// How often the buffer rings' depth may shrink: about once a second.
 const DEPTH_TICKS: u64 = 200;
 /// Generations of the tick are part of 24 bits of `user_data`.
@@ -25,9 +28,9 @@ impl State {
             // Buffers may have come back since the last completion.
             self.unpark();
             self.flush();
-            // Never wait for more than one completion, and never while a woken task has not run.
+            // Never wait while a woken task has not run.
             let may_wait = self.wakes == 0 && !self.seen.mail && !self.seen.tick;
-            self.enter(u32::from(may_wait));
+            self.enter(may_wait);
             if std::mem::take(&mut self.seen.tick) | std::mem::take(&mut self.seen.mail) {
                 return true;
             }
@@ -41,7 +44,7 @@ impl State {
     pub fn catch_up(&mut self) -> bool {
         let has_work = self.ring.has_work();
         if has_work {
-            self.enter(0);
+            self.enter(false);
         }
         has_work
     }
@@ -49,10 +52,20 @@ impl State {
     /// Makes the entries of all dirty sockets and handles what the kernel has ready then.
     pub fn look(&mut self) {
         self.flush();
-        self.enter(0);
+        self.enter(false);
     }
 
-    fn enter(&mut self, want: u32) {
+    /// Waits for one completion at most, beside those that are certain to be there by then: waiting
+    /// for one that a full socket holds back would be waiting for its peer.
+    fn enter(&mut self, may_wait: bool) {
+        let expected = self.sends.take_expected();
+        let want = match may_wait {
+            false => 0,
+            // More of them are there at once, and the kernel would take as many receives in one go
+            // as it is to wait for; and who waits for buffers needs those of the sends.
+            true if expected > EXPECTED_MAX || self.has_parked() => 1,
+            true => 1 + expected,
+        };
         self.pools.iter().for_each(|pool| pool.refill());
         self.ring.enter(want).expect("a ring that was set up can be entered");
         let completions = self.ring.completions();
@@ -95,15 +108,22 @@ impl State {
         self.seen.traffic = false;
         self.unpark();
         self.flush();
-        self.enter(0);
+        self.enter(false);
         self.ring.signal_eventfd(true);
-        self.enter(0);
+        self.enter(false);
         self.seen.tick = false;
         self.counters.sleeps += 1;
         // A parked receive waits for buffers that a task gives back without telling anybody.
-        let is_parked = self.parked.iter().any(|keys| !keys.is_empty());
         let has_news = self.seen.traffic || self.wakes > 0 || self.has_dirty();
-        !has_news && !is_parked && self.ring.queued() == 0
+        // Work that was there before the eventfd was on signals nobody, and what comes behind it
+        // does not either: the kernel signals the first of a list only, and an enter handles no
+        // more than twenty of it.
+        let has_work = self.ring.has_work() || self.ring.queued() > 0;
+        !has_news && !self.has_parked() && !has_work
+    }
+
+    fn has_parked(&self) -> bool {
+        self.parked.iter().any(|keys| !keys.is_empty())
     }
 
     /// True if nothing but the tick happened since the last one.

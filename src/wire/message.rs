@@ -21,7 +21,7 @@ pub use encode::{
 pub use failure::Failure;
 pub use fields::{FieldScan, Fields, read_fields};
 pub use hello::{Hello, HelloSuccess, LogonSuccess, Notifications, Routing, ServerHello};
-pub use route::{Role, Route, RoutingTable};
+pub use route::{Role, Route, RoutingCall, RoutingTable, own_table_record, routing_call};
 
 use crate::wire::chunk::Head;
 use crate::wire::packstream::Reader;

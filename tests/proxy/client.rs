@@ -4,8 +4,11 @@ use crate::frames::Frames;
 use crate::value::{Value, map};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Only a test that fails waits so long: the storm's clients wait for each other, too.
@@ -123,6 +126,8 @@ pub fn proposals(versions: &[[u8; 4]]) -> Vec<u8> {
 
 pub struct Client {
     pub stream: TcpStream,
+    /// Between the bytes and the socket, if the connection is encrypted.
+    pub tls: Option<Box<ClientConnection>>,
     pub version: Version,
     buffer: Vec<u8>,
     start: usize,
@@ -144,11 +149,8 @@ pub enum Way {
 
 impl Client {
     pub fn connect_by(way: Way, address: SocketAddr) -> Client {
-        let mut client = Client::connect(address);
-        if way == Way::WebSocket {
-            client.frames = Some(Frames::upgrade(&client.stream));
-        }
-        client
+        let client = Client::connect(address);
+        if way == Way::WebSocket { client.upgrade() } else { client }
     }
 
     pub fn connect(address: SocketAddr) -> Client {
@@ -157,7 +159,41 @@ impl Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let (buffer, connection_id) = (Vec::new(), String::new());
-        Client { stream, version: V5_4, buffer, start: 0, noops: 0, connection_id, frames: None }
+        Client {
+            stream,
+            tls: None,
+            frames: None,
+            version: V5_4,
+            buffer,
+            start: 0,
+            noops: 0,
+            connection_id,
+        }
+    }
+
+    /// Connected, with TLS agreed for a host of this name.
+    pub fn secure(
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+        host: &str,
+    ) -> std::io::Result<Client> {
+        let mut client = Client::connect(address);
+        let name = ServerName::try_from(host.to_owned()).expect("the name of a host");
+        let mut tls = ClientConnection::new(config.clone(), name).expect("a sound configuration");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut client.stream)?;
+        }
+        client.tls = Some(Box::new(tls));
+        Ok(client)
+    }
+
+    /// Goes on in frames of WebSocket, whatever lies below.
+    pub fn upgrade(mut self) -> Client {
+        self.frames = Some(match &mut self.tls {
+            Some(tls) => Frames::upgrade(&mut rustls::Stream::new(&mut **tls, &mut self.stream)),
+            None => Frames::upgrade(&mut self.stream),
+        });
+        self
     }
 
     /// Connected, with this version agreed.
@@ -165,7 +201,7 @@ impl Client {
         Client::connect(address).agree(version)
     }
 
-    /// The same on a connection that has said nothing yet.
+    /// Agrees on this version.
     pub fn agree(mut self, version: Version) -> Client {
         self.send(&proposals(&[version.to_bytes()]));
         assert_eq!(self.read(4).as_deref(), Ok(&version.to_bytes()[..]));
@@ -184,12 +220,13 @@ impl Client {
         user: &str,
         password: &str,
     ) -> Result<Client, Said> {
-        Client::connect(address).log_in(version, user, password)
+        Client::negotiate(address, version).log_in(user, password)
     }
 
-    /// The same on a connection that has said nothing yet.
-    pub fn log_in(self, version: Version, user: &str, password: &str) -> Result<Client, Said> {
-        let mut client = self.agree(version);
+    /// Logs in on the version agreed; or what came instead.
+    pub fn log_in(self, user: &str, password: &str) -> Result<Client, Said> {
+        let version = self.version;
+        let mut client = self;
         let mut bytes = hello(version, user, password);
         if version.has_logon() {
             bytes.extend(logon(user, password));
@@ -219,8 +256,14 @@ impl Client {
 
     /// One write; behind WebSocket one frame.
     pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        match &mut self.frames {
-            Some(frames) => self.stream.write_all(&frames.pack(bytes)),
+        let packed = self.frames.as_mut().map(|frames| frames.pack(bytes));
+        let bytes = packed.as_deref().unwrap_or(bytes);
+        match &mut self.tls {
+            Some(tls) => {
+                let mut stream = rustls::Stream::new(&mut **tls, &mut self.stream);
+                stream.write_all(bytes)?;
+                stream.flush()
+            }
             None => self.stream.write_all(bytes),
         }
     }
@@ -241,7 +284,11 @@ impl Client {
             self.start = 0;
         }
         let mut bytes = [0; 4096];
-        match self.stream.read(&mut bytes) {
+        let read = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut bytes),
+            None => self.stream.read(&mut bytes),
+        };
+        match read {
             Ok(0) => Err(Said::EndOfFile),
             Ok(length) => {
                 match &mut self.frames {

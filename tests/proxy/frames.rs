@@ -2,7 +2,6 @@
 
 use boltmux::transport::websocket::codec::{Decoder, Event, apply_mask, binary_header};
 use std::io::{Read, Write};
-use std::net::TcpStream;
 
 /// The key of RFC 6455, 1.3, and its answer.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -46,7 +45,7 @@ pub struct Frames {
 
 impl Frames {
     /// Asks for the upgrade on a fresh connection, and reads its answer.
-    pub fn upgrade(mut stream: &TcpStream) -> Frames {
+    pub fn upgrade(stream: &mut (impl Read + Write)) -> Frames {
         stream.write_all((request() + "\r\n").as_bytes()).unwrap();
         let (mut head, mut byte) = (Vec::new(), [0]);
         while !head.ends_with(b"\r\n\r\n") {

@@ -9,6 +9,7 @@
 
 mod bad_input;
 mod bad_server;
+mod certificates;
 mod client;
 mod frames;
 mod http;
@@ -21,5 +22,6 @@ mod shards;
 mod slow;
 mod stage;
 mod storm;
+mod tls;
 mod value;
 mod websocket;

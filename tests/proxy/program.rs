@@ -97,13 +97,18 @@ impl Program {
         wait(&mut self.child)
     }
 
-    fn expect_line(&self, part: &str) {
+    pub fn expect_line(&self, part: &str) -> String {
         loop {
             let line = self.lines.recv_timeout(WITHIN).unwrap_or_else(|_| panic!("no {part:?}"));
             if line.contains(part) {
-                return;
+                return line;
             }
         }
+    }
+
+    /// Lines that nobody has looked at.
+    pub fn rest(&self) -> Vec<String> {
+        self.lines.try_iter().collect()
     }
 }
 
@@ -147,6 +152,11 @@ fn failed_start(mut command: Command) -> (Option<i32>, Vec<String>) {
     let lines = lines_of(&mut child);
     let status = wait(&mut child);
     (status.code(), lines.iter().collect())
+}
+
+/// Exit status and lines of a start with settings that cannot be.
+pub fn fail(pairs: &[String]) -> (Option<i32>, Vec<String>) {
+    failed_start(command(pairs))
 }
 
 fn server() -> Server {

@@ -4,7 +4,8 @@
 //! # a comment; an indented line goes on where the one before it ended
 //! set KEY=VALUE             a setting of the proxy; before the first conversation line
 //! server WORD=VALUE         an option of the synthetic server: versions, hint_seconds, noops,
-//!                           run_delay_ms, login_delay_ms, loses_reset_race, home, fail
+//!                           run_delay_ms, login_delay_ms, loses_reset_race, home, fail, expired,
+//!                           login (SCHEME PRINCIPAL CREDENTIALS REALM USER, - for none)
 //! C: SAID ; SAID            what a client says, in one write; C2: is a second client
 //! S: HEARD ; HEARD          what it hears next, in this order; S2: for the second
 //! ! ORDER                   what else happens, or must be so
@@ -36,7 +37,7 @@
 use crate::client::{Client, Message, SILENCE, Said, Way, chunked, hello, logon, proposals};
 use crate::stage::{Stage, until_metrics};
 use crate::value::{Value, hex, map};
-use boltmux::synthetic::{Faults, Misdeed, Options, Outcome};
+use boltmux::synthetic::{Faults, Login, Misdeed, Options, Outcome};
 use boltmux::wire::handshake;
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
@@ -114,6 +115,17 @@ impl Play {
             "versions" => self.options.versions = versions(value.split(','))?,
             "hint_seconds" => self.options.recv_timeout_seconds = Some(number()?),
             "home" => self.options.home_database = value.into(),
+            "expired" => self.options.expired.push(value.into()),
+            "login" => {
+                let words: Vec<&str> = value.split(' ').collect();
+                let [scheme, principal, credentials, realm, user] = words[..] else {
+                    return Err("expected SCHEME PRINCIPAL CREDENTIALS REALM USER".into());
+                };
+                let [principal, credentials, realm] = [principal, credentials, realm]
+                    .map(|word| Some(word.to_owned()).filter(|word| word != "-"));
+                let (scheme, user) = (scheme.into(), user.into());
+                self.options.logins.push(Login { scheme, principal, credentials, realm, user });
+            }
             "noops" => faults.noops_before_answer = number()? as u32,
             "run_delay_ms" => faults.run_delay_ms = number()?,
             "login_delay_ms" => faults.login_delay_ms = number()?,
@@ -302,7 +314,10 @@ impl Actor {
         let mut fields = Value::parse_all(rest)?;
         let version = self.client.version;
         let password = crate::client::PASSWORD;
-        let all = Value::Map(vec![("n".into(), Value::Int(-1))]);
+        let all = match version.has_database() {
+            true => vec![Value::Map(vec![("n".into(), Value::Int(-1))])],
+            false => vec![], // Bolt 3: PULL_ALL, DISCARD_ALL
+        };
         let (tag, usual) = match word {
             "HELLO" if fields.is_empty() => return Ok(hello(version, "neo4j", password)),
             "LOGON" if fields.is_empty() => return Ok(logon("neo4j", password)),
@@ -312,8 +327,8 @@ impl Actor {
             "GOODBYE" => (tag::GOODBYE, vec![]),
             "RESET" => (tag::RESET, vec![]),
             "RUN" => (tag::RUN, vec!["RETURN 1".into(), map(&[]), map(&[])]),
-            "PULL" => (tag::PULL, vec![all]),
-            "DISCARD" => (tag::DISCARD, vec![all]),
+            "PULL" => (tag::PULL, all),
+            "DISCARD" => (tag::DISCARD, all),
             "BEGIN" => (tag::BEGIN, vec![map(&[])]),
             "COMMIT" => (tag::COMMIT, vec![]),
             "ROLLBACK" => (tag::ROLLBACK, vec![]),
@@ -433,7 +448,8 @@ fn login(stage: &Stage, way: Way, rest: &str) -> Result<Client, String> {
         [text, user, password] => (version(text)?, user, password),
         _ => return Err("expected LOGIN VERSION [USER PASSWORD]".into()),
     };
-    let client = Client::connect_by(way, stage.address()).log_in(version, user, password);
+    let client = Client::connect_by(way, stage.address());
+    let client = client.agree(version).log_in(user, password);
     client.map_err(|said| format!("got {said:?}"))
 }
 

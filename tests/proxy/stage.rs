@@ -71,6 +71,11 @@ impl Running {
         Metrics::of(self.admin)
     }
 
+    /// Lets it read its certificates anew.
+    pub fn reload(&self) {
+        self.proxy.as_ref().expect("it runs").reload();
+    }
+
     /// Waits until the metrics are as wanted.
     pub fn until(&self, what: &str, is_so: impl Fn(&Metrics) -> bool) -> Metrics {
         until_metrics(self.admin, what, is_so)

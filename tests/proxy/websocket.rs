@@ -23,7 +23,7 @@ fn connect(address: SocketAddr) -> Client {
 }
 
 fn log_in(address: SocketAddr) -> Client {
-    connect(address).log_in(V5_4, "neo4j", PASSWORD).expect("the login is right")
+    connect(address).agree(V5_4).log_in("neo4j", PASSWORD).expect("the login is right")
 }
 
 /// Bytes as they are on the wire, past the client's own frames.
@@ -338,9 +338,12 @@ fn resets_and_half_closes_leave_nothing_behind() {
 fn a_silent_client_is_sent_pings() {
     let stage = Stage::start(&["timeouts.websocket_ping=50ms"], Options::default());
     let mut client = log_in(stage.address());
+    let started = std::time::Instant::now();
     for _ in 0..5 {
         assert_eq!(read_raw(&client, 2), [0x89, 0]);
     }
+    let took = started.elapsed();
+    assert!(took >= Duration::from_millis(200) && took < Duration::from_secs(20), "{took:?}");
     // Its answers are no requests.
     send_raw(&client, &frame(0x8A, b"", MASK));
     client.expect_well();

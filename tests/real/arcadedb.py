@@ -45,7 +45,7 @@ class ArcadeDB:
              "-cp", f"{parts}/jars/*",
              *(f"-Darcadedb.{key}={value}" for key, value in settings.items()),
              "com.arcadedb.server.ArcadeDBServer"],
-            os.path.join(self.home, "console.log"))
+            os.path.join(self.home, "console.log"), cwd=self.home)  # Its log folder is made there.
         self.process.wait_for(lambda _: self._ready(), READY_LIMIT_S, "ArcadeDB to be ready")
         for user, password in PASSWORDS.items():
             account = {"name": user, "password": password, "databases": {"neo4j": ["admin"]}}

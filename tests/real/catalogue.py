@@ -4,7 +4,7 @@ tests/install fetches all of it; the versions here are the ones that it names.
 """
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from arcadedb import ARCADEDB_VERSION, ArcadeDB
 from server import NEO4J_VERSION, NEO4J_VERSION_NEW, Server, java
@@ -12,6 +12,9 @@ from support import CACHE
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 JAVA_MIN = 17  # What the Java drivers need.
+CERTIFICATES = os.path.join(CACHE, "certificates")
+TRUST_STORE = os.path.join(CERTIFICATES, "trust.p12")
+JAVA_TRUST = f"-Djavax.net.ssl.trustStore={TRUST_STORE}"
 
 # Enough of each client to see that a scheme or a version works, in a few seconds.
 CORE = ("connectivity,version,auto_commit,explicit_transactions,values_there_and_back,zoned_times,"
@@ -19,26 +22,37 @@ CORE = ("connectivity,version,auto_commit,explicit_transactions,values_there_and
         "wrong_password,bookmarks,access_mode,driver_closed_in_mid_stream,transactions,many_rows,"
         "plain_errors,plain_values,abandoned,abandoned_with_its_driver,notification_filters,"
         "two_users_of_one_driver,login_refused")
+# What may differ where the driver asks for routes.
+ROUTED = CORE + (",managed_transactions,execute_query,refused_by_this_edition,everyday_use,"
+                 "connection_ended_by_the_server,deadlock_is_retried,two_users,system_database,"
+                 "databases,unknown_database,impersonation,alice,parameters,many_at_once")
 
 
 # Many clients log in wrongly here, and none may lock the user for the next one.
 SETTINGS = ("dbms.security.auth_max_failed_attempts=0",)
 
 
+ALL_SCHEMES = ("bolt", "neo4j", "bolt+s", "bolt+ssc", "neo4j+s", "neo4j+ssc")
+
+
 @dataclass(frozen=True)
 class ServerKind:
-    """A server that can be started; `versions` is what it speaks."""
+    """A server that can be started; `versions` is what it speaks.
+
+    `schemes`: those that are tried. TLS ends in boltmux, so that one server has them all.
+    """
     name: str
     title: str
     make: object
     versions: tuple
+    schemes: tuple = ("bolt", "neo4j", "bolt+s")
 
 
 SERVERS = {kind.name: kind for kind in (
     ServerKind("neo4j-5.26", f"Neo4j Community {NEO4J_VERSION}",
                lambda: Server("matrix-5.26", version=NEO4J_VERSION, settings=SETTINGS),
                ("4.0", "4.1", "4.2", "4.3", "4.4", "5.0", "5.1", "5.2", "5.3", "5.4",
-                "5.6", "5.7", "5.8")),
+                "5.6", "5.7", "5.8"), ALL_SCHEMES),
     ServerKind("neo4j-2026", f"Neo4j Community {NEO4J_VERSION_NEW}",
                lambda: Server("matrix-2026", version=NEO4J_VERSION_NEW, settings=SETTINGS),
                ("4.0", "4.1", "4.2", "4.3", "4.4", "5.0", "5.1", "5.2", "5.3", "5.4",
@@ -60,7 +74,7 @@ class Client:
     title: str
     argv: tuple
     sources: tuple
-    schemes: tuple = ("bolt", "neo4j")
+    schemes: tuple = ALL_SCHEMES
     made_to_speak: tuple = ()
     watched: bool = False
     environment: dict = field(default_factory=dict)
@@ -91,7 +105,7 @@ def web(version):
 
 def java_driver(version, **options):
     return Client(f"java-{version}", f"Java driver {version}",
-                  (java(JAVA_MIN), "-Xmx512m", "-cp", f"{CACHE}/java-{version}/lib/*",
+                  (java(JAVA_MIN), "-Xmx512m", JAVA_TRUST, "-cp", f"{CACHE}/java-{version}/lib/*",
                    f"{HERE}/Scenarios.java"), ("Scenarios.java",), **options)
 
 
@@ -137,14 +151,16 @@ class Cell:
         return f"{self.server} {self.client} {self.version or self.scheme}"
 
     @property
-    def base_scheme(self):
-        """The scheme that the direct run uses: the server itself has no certificate."""
-        return "neo4j" if self.scheme.startswith("neo4j") else "bolt"
+    def base(self):
+        """The cell whose direct run is compared: the server itself has no certificate."""
+        return replace(self, scheme=self.scheme.split("+")[0])
 
     @property
     def only(self):
-        """The scenarios to run: all, or where the rest would tell nothing new, the core."""
-        return "" if self.version is None and self.scheme in ("bolt", "neo4j") else CORE
+        """The scenarios to run: all, or where the rest would tell nothing new, fewer."""
+        if self.version is not None:
+            return CORE
+        return {"bolt": "", "neo4j": ROUTED}.get(self.scheme, CORE)
 
 
 def cells(schemes):
@@ -152,7 +168,7 @@ def cells(schemes):
     for server in SERVERS.values():
         for client in CLIENTS.values():
             for scheme in schemes:
-                if scheme.split("+")[0] in client.schemes:
+                if scheme in client.schemes and scheme in server.schemes:
                     yield Cell(server.name, client.name, scheme)
             for version in client.made_to_speak:
                 if version in server.versions:

@@ -2,9 +2,11 @@
 
     tests/real/matrix [--proxy BINARY] [--servers NAMES] [--clients NAMES] [--schemes NAMES]
                       [--only NAMES] [--again] [--quick] [--document] [--for SECONDS]
+                      [--running NAME=PORT,...]
 
 What came out of each cell is kept in .cache/matrix/, so a run that was ended goes on where it was.
-With --for, no cell is begun after so many seconds.
+With --for, no cell is begun after so many seconds; with --running neo4j-5.26=17687,... a server
+that somebody else started, with the users that these tests have, is used and left alone.
 A cell is run anew when its scenarios change and, through boltmux, when the program changes;
 --again runs all anew. After a run of everything, COMPATIBILITY.md is written from the results;
 --document writes it from what there is. With --quick, a few cells run and nothing is written.
@@ -52,11 +54,13 @@ class Store:
         self._proxy_digest = digest_of([proxy_binary])
 
     def path(self, cell, way):
+        cell = cell.base if way == "direct" else cell
         name = cell.name.replace(" ", "/") + f"-{way}.json"
         return os.path.join(RESULTS, name)
 
     def fingerprint(self, cell, way):
         """Only what can change the outcome, so that an unrelated edit repeats nothing."""
+        cell = cell.base if way == "direct" else cell
         sources = [os.path.join(HERE, name) for name in CLIENTS[cell.client].sources]
         return [digest_of(sources), SERVERS[cell.server].title, cell.only,
                 self._proxy_digest if way == "through" else ""]
@@ -79,13 +83,13 @@ class Store:
         os.replace(path + ".new", path)
 
 
-def run_pass(cell, way, scheme, port, direct_port, only):
+def run_pass(cell, way, port, direct_port, only):
     """{"outcomes": {name: outcome}, "versions": [...], "seconds": ...} of one client's run."""
     client = CLIENTS[cell.client]
     log_path = os.path.join(CACHE, "run", f"{cell.name} {way}.log".replace(" ", "-"))
     started = time.monotonic()
     relay = Relay(port, cell.version) if cell.version or client.watched else None
-    argv = [*client.argv, "--uri", f"{scheme}://{HOST}:{relay.port if relay else port}",
+    argv = [*client.argv, "--uri", f"{cell.scheme}://{HOST}:{relay.port if relay else port}",
             "--direct", f"bolt://{HOST}:{direct_port}", "--only", only, "--server", cell.server]
     with open(log_path, "w") as log:
         child = subprocess.Popen(
@@ -120,6 +124,19 @@ def told_versions(outcomes):
     return [".".join(map(str, version)) if isinstance(version, list) else version]
 
 
+class Running:
+    """A server that somebody else started and ends."""
+
+    def __init__(self, port):
+        self.port = int(port)
+
+    def start(self):
+        return self
+
+    def stop(self):
+        pass
+
+
 class Progress:
     """One line for each cell, with what is left."""
 
@@ -143,11 +160,11 @@ class Progress:
 def run_cell(cell, server, proxy, arguments, store):
     """Both results of one cell; what is known already is not run again."""
     results = {}
-    for way, scheme, port in (("direct", cell.base_scheme, server.port),
-                              ("through", cell.scheme, proxy.port_for(cell.scheme))):
-        result = None if arguments.again else store.load(cell, way)
+    for way, ran, port in (("direct", cell.base, server.port), ("through", cell, proxy.port)):
+        # Several cells have the same direct run, and --again repeats it for the first of them.
+        result = None if arguments.again and ran == cell else store.load(cell, way)
         if result is None or arguments.only:
-            result = run_pass(cell, way, scheme, port, server.port, arguments.only or cell.only)
+            result = run_pass(ran, way, port, server.port, arguments.only or ran.only)
             if not arguments.only and result["outcomes"]:
                 store.save(cell, way, result)
         results[way] = result
@@ -155,6 +172,7 @@ def run_cell(cell, server, proxy, arguments, store):
 
 
 def show_cell(cell, results, progress):
+    results = comparable(cell, results)
     differences = compare(results["direct"], results["through"])
     counts = tally(results["direct"], results["through"])
     text = (f"Bolt {' '.join(results['through']['versions']) or '?'}, {counts['equal']} equal,"
@@ -170,7 +188,18 @@ def show_cell(cell, results, progress):
 
 
 def known(cell, store):
-    return {way: store.load(cell, way) for way in ("direct", "through")}
+    """Both results of a cell, or None for what has to be run."""
+    return comparable(cell, {way: store.load(cell, way) for way in ("direct", "through")})
+
+
+def comparable(cell, results):
+    """The direct run may have been of more scenarios than the cell is."""
+    names = cell.only.split(",")
+    if cell.only and results["direct"]:
+        outcomes = {name: outcome for name, outcome in results["direct"]["outcomes"].items()
+                    if name in names}
+        return {**results, "direct": {**results["direct"], "outcomes": outcomes}}
+    return results
 
 
 def run_server(name, wanted, arguments, store, progress):
@@ -182,11 +211,13 @@ def run_server(name, wanted, arguments, store, progress):
             show_cell(cell, known(cell, store), progress)
     if not missing:
         return
-    server = SERVERS[name].make()
+    port = arguments.running.get(name)
+    server = Running(port) if port else SERVERS[name].make()
     try:
         server.start()
-        options = {"pool.size": 4, "shards": SHARDS, **prepare.proxy_options()}
-        with Proxy(arguments.proxy, server.port, options, name=f"boltmux-{name}") as proxy:
+        options = {"pool.size": 4, "shards": SHARDS}
+        with Proxy(arguments.proxy, server.port, options, name=f"boltmux-{name}",
+                   flags=prepare.proxy_flags(wanted)) as proxy:
             for cell in missing:
                 if progress.time_is_up(arguments.limit_s):
                     break
@@ -210,6 +241,8 @@ def parse():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--document", action="store_true")
     parser.add_argument("--for", dest="limit_s", type=float, default=1e9)
+    parser.add_argument("--running", default={}, type=lambda text: dict(
+        pair.split("=") for pair in text.split(",")))
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     return parser.parse_args()
 
@@ -233,6 +266,7 @@ def main():
     if arguments.list:
         print("\n".join(cell.name for cell in wanted))
         return
+    prepare.certificates()
     prepare.programs(sorted({cell.client for cell in wanted}))
     store, progress = Store(arguments.proxy), Progress(len(wanted))
     for name in SERVERS:

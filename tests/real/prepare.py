@@ -1,18 +1,25 @@
-"""What has to be made before the matrix can run: the programs that need a compiler.
+"""What has to be made before the matrix can run: programs that need a compiler, certificates.
 
-They are built in the folders that tests/install made, and again only when their source changed.
+The programs are built in the folders that tests/install made, and again only when their source changed.
 """
 
 import os
 import re
+import shutil
 import subprocess
+import time
 
-from catalogue import CLIENTS, HERE
+from catalogue import CERTIFICATES, CLIENTS, HERE, TRUST_STORE
 from support import CACHE
 
 # The schemes that boltmux accepts clients on, and why the others are not tried.
-SCHEMES = ("bolt", "neo4j")
+SCHEMES = ("bolt", "neo4j", "bolt+s", "bolt+ssc", "neo4j+s", "neo4j+ssc")
 SCHEMES_OFF = {}
+
+DAYS = "30"  # The certificates are made anew long before.
+DAYS_MAX_S = 20 * 86400
+AUTHORITY = os.path.join(CERTIFICATES, "authority.crt")
+PASSWORD = "testtest"  # Of the Java trust store, which holds nothing secret.
 
 
 def programs(names):
@@ -62,11 +69,38 @@ def put(path, source, program):
     return True
 
 
+def certificates():
+    """An authority of the tests' own, and boltmux's certificate from it for the loopback names."""
+    if os.path.exists(TRUST_STORE) and time.time() - os.path.getmtime(TRUST_STORE) < DAYS_MAX_S:
+        return
+    shutil.rmtree(CERTIFICATES, ignore_errors=True)
+    os.makedirs(CERTIFICATES)
+    run("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", DAYS,
+        "-subj", "/CN=boltmux tests", "-keyout", "authority.key", "-out", "authority.crt")
+    run("openssl", "req", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost",
+        "-keyout", "boltmux.key", "-out", "boltmux.csr")
+    with open(os.path.join(CERTIFICATES, "names"), "w") as file:
+        file.write("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    run("openssl", "x509", "-req", "-in", "boltmux.csr", "-CA", "authority.crt",
+        "-CAkey", "authority.key", "-CAcreateserial", "-days", DAYS, "-extfile", "names",
+        "-out", "boltmux.crt")
+    run("keytool", "-importcert", "-noprompt", "-alias", "tests", "-file", "authority.crt",
+        "-keystore", TRUST_STORE, "-storetype", "PKCS12", "-storepass", PASSWORD)
+
+
+def run(*argv):
+    subprocess.run(argv, cwd=CERTIFICATES, check=True, stdin=subprocess.DEVNULL,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 def trust():
-    """What makes each client believe the tests' own certificate authority."""
-    return {}
+    """What makes each client believe that authority; Java has its own way, see the catalogue."""
+    return {"SSL_CERT_FILE": AUTHORITY, "NODE_EXTRA_CA_CERTS": AUTHORITY}
 
 
-def proxy_options():
-    """What boltmux needs beside the server's address."""
-    return {}
+def proxy_flags(cells):
+    """What boltmux needs beside the server's address to speak TLS, and plain, on its port."""
+    if not any("+" in cell.scheme for cell in cells):
+        return []
+    return ["--cert", os.path.join(CERTIFICATES, "boltmux.crt"),
+            "--key", os.path.join(CERTIFICATES, "boltmux.key")]

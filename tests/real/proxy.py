@@ -16,14 +16,15 @@ METRIC = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)")
 
 
 class Proxy:
-    """`options` are keys of the configuration, such as {"pool.size": 4}."""
+    """`options` are keys of the configuration, such as {"pool.size": 4}; `flags` other words."""
 
-    def __init__(self, binary, server_port, options=None, name="boltmux"):
+    def __init__(self, binary, server_port, options=None, name="boltmux", flags=()):
         self.binary = os.path.abspath(binary)
         self.server_port = server_port
         self.port = free_port()
         self.admin_port = free_port()
         self.options = {"pool.size": 4, "shards": 1, **(options or {})}
+        self.flags = flags
         self.process = None
         os.makedirs(os.path.join(CACHE, "run"), exist_ok=True)
         self.log_path = os.path.join(CACHE, "run", f"{name}.log")
@@ -32,16 +33,12 @@ class Proxy:
     def uri(self):
         return f"bolt://{HOST}:{self.port}"
 
-    def port_for(self, scheme):
-        """Where clients of that scheme connect."""
-        return self.port
-
     def start(self):
         argv = [
             self.binary, "--bind", f"{HOST}:{self.port}",
             "--uri", f"bolt://{HOST}:{self.server_port}",
             "--user", "neo4j", "--pass", PASSWORDS["neo4j"],
-            "--set", f"admin.bind={HOST}:{self.admin_port}"]
+            "--set", f"admin.bind={HOST}:{self.admin_port}", *self.flags]
         for key, value in self.options.items():
             argv += ["--set", f"{key}={value}"]
         self.process = Process(argv, self.log_path)

@@ -8,7 +8,7 @@ import json
 import subprocess
 import time
 
-from catalogue import JAVA_MIN, java
+from catalogue import JAVA_MIN, JAVA_TRUST, java
 from support import CACHE, PASSWORDS
 
 SHELL = f"{CACHE}/cypher-shell-5.26.30/lib/*"
@@ -51,7 +51,7 @@ def call(uri, options, lines):
     """[exit status, its words without anything that depends on the address]."""
     options = {"--username": "neo4j", "--password": PASSWORDS["neo4j"],
                **dict(option.split("=") for option in options.split())}
-    argv = [java(JAVA_MIN), "-Xmx256m", "-cp", SHELL, "org.neo4j.shell.Main", "-a", uri,
+    argv = [java(JAVA_MIN), "-Xmx256m", JAVA_TRUST, "-cp", SHELL, "org.neo4j.shell.Main", "-a", uri,
             "--format", "plain", "--non-interactive", "--fail-at-end"]
     argv += [f"{key}={value}" for key, value in options.items()]
     done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True,

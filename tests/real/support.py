@@ -75,12 +75,12 @@ class Process:
     To be started by the main thread: the kernel takes the end of the thread for the parent's end.
     """
 
-    def __init__(self, argv, log_path, env=None):
+    def __init__(self, argv, log_path, env=None, cwd=None):
         self.log_path = log_path
         self.log_start = os.path.getsize(log_path) if os.path.exists(log_path) else 0
         with open(log_path, "ab") as log:
             self.child = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env,
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=cwd,
                 start_new_session=True, preexec_fn=end_with_parent)
 
     def output(self):

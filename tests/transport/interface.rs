@@ -195,3 +195,27 @@ fn without_descriptors_accept_pauses_and_clients_are_served_on() {
     outside.read_exact(&mut [0; 4]).unwrap();
     ping();
 }
+
+/// The shard sleeps in the call that submits a send: one for each message, not two.
+#[test]
+fn a_request_and_its_answer_take_two_system_calls() {
+    const REQUESTS: u64 = 1000;
+    let remote = Remote::start(Options::default());
+    let mut stream = TcpStream::connect(remote.relay(echo())).unwrap();
+    stream.set_nodelay(true).unwrap();
+    let mut answer = [0; 3];
+    let mut ask = |count| {
+        for _ in 0..count {
+            stream.write_all(b"ask").unwrap();
+            stream.read_exact(&mut answer).unwrap();
+        }
+    };
+    ask(10);
+    let before = remote.counters();
+    ask(REQUESTS);
+    let after = remote.counters();
+    let (enters, ticks) = (after.enters - before.enters, after.ticks - before.ticks);
+    println!("{enters} system calls and {ticks} ticks for {REQUESTS} requests");
+    // Between two ticks, and around falling asleep, come a few that are nobody's.
+    assert!(enters < 3 * REQUESTS + 6 * ticks, "{enters} for {REQUESTS}, {ticks} ticks");
+}

@@ -252,3 +252,43 @@ fn a_parked_receive_goes_on_when_buffers_come_back() {
     println!("the parked receive came {waited:?} after the buffers");
     assert!(waited < Duration::from_millis(500));
 }
+
+/// Small messages into a socket that is full: what found no room waits its turn, and nobody else
+/// waits for it.
+#[test]
+fn small_messages_to_a_peer_that_does_not_read_arrive_in_order() {
+    const MESSAGE: usize = 250;
+    const MESSAGES: usize = 60_000;
+    let (go, wait) = mpsc::channel::<()>();
+    let (told, heard) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    let sink = server(move |mut stream| {
+        let _ = wait.lock().unwrap().recv();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        let is_whole = bytes.iter().enumerate().all(|(at, &byte)| byte == pattern(at));
+        told.send((bytes.len(), is_whole)).unwrap();
+    });
+    let remote = Remote::start(Options::default());
+    let (relay, other) = (remote.relay(sink), remote.relay(echo()));
+    let mut client = TcpStream::connect(relay).unwrap();
+    client.set_nodelay(true).unwrap();
+    let writing = thread::spawn(move || {
+        let bytes: Vec<u8> = (0..MESSAGES * MESSAGE).map(pattern).collect();
+        bytes.chunks(MESSAGE).for_each(|message| client.write_all(message).unwrap());
+        client.shutdown(Shutdown::Write).unwrap();
+        client
+    });
+    eventually("a stuck send", Duration::from_secs(20), || remote.counters().rescued > 0);
+    let (mut other, mut answer) = (TcpStream::connect(other).unwrap(), [0; 3]);
+    for _ in 0..50 {
+        other.write_all(b"abc").unwrap();
+        other.read_exact(&mut answer).unwrap();
+    }
+    go.send(()).unwrap();
+    let (length, is_whole) = heard.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert_eq!((length, is_whole), (MESSAGES * MESSAGE, true));
+    drop((writing.join().unwrap(), other));
+    eventually("slots free", Duration::from_secs(3), || remote.counters().sockets == 0);
+    assert_eq!(remote.counters().lent, [0, 0]);
+}

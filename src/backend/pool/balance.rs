@@ -367,6 +367,12 @@ impl Pool {
         key
     }
 
+    /// The same identity as the pool knows it. A private one is told by its own value.
+    pub fn known_identity(&self, identity: &Identity) -> Option<Rc<Identity>> {
+        let key = *self.by_fingerprint.get(&identity.fingerprint)?;
+        (!identity.is_private).then(|| self.keys[key as usize].identity.clone())
+    }
+
     /// Keys without connections and waiters whose identity no client has any more.
     fn forget_unused_keys(&mut self) {
         let by_fingerprint = &mut self.by_fingerprint;
@@ -547,6 +553,24 @@ mod tests {
         pool.closed(dialled[0], NOW);
         assert!(dials(&mut pool).is_empty());
         assert_eq!(permits.open(), 0);
+    }
+
+    #[test]
+    fn clients_of_one_identity_share_its_value_and_private_ones_do_not() {
+        let (mut pool, _) = pool(1);
+        let (first, second) = (identity(), identity());
+        assert!(pool.known_identity(&second).is_none());
+        pool.acquire(&first, Want::Lease, NOW);
+        let known = pool.known_identity(&second).unwrap();
+        assert!(Rc::ptr_eq(&known, &first));
+        let key = FingerprintKey::new(&[7; 32]);
+        let private = key.identity(first.profile.clone(), first.auth.clone(), Some(7));
+        pool.acquire(
+            &Rc::new(key.identity(first.profile.clone(), first.auth.clone(), Some(7))),
+            Want::Lease,
+            NOW,
+        );
+        assert!(pool.known_identity(&private).is_none());
     }
 
     #[test]

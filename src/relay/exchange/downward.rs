@@ -103,6 +103,10 @@ impl Exchange {
             return Err(Discard::Protocol);
         }
         if head.tag == tag::RECORD {
+            if self.session.needs_whole_record() {
+                self.table_record(input, range, ends, cx, fx);
+                return Ok(());
+            }
             self.flush_stash(fx);
             fx.to_client(range);
             self.session.spoke(cx.now);
@@ -134,6 +138,28 @@ impl Exchange {
             self.flush_stash(fx);
         }
         Ok(())
+    }
+
+    /// A piece of a record that may hold a routing table. One too long for that goes on as it is.
+    fn table_record(
+        &mut self,
+        input: &[u8],
+        range: Range<usize>,
+        ends: bool,
+        cx: Context<'_>,
+        fx: &mut impl Effects,
+    ) {
+        self.stash.extend_from_slice(&input[range]);
+        if ends {
+            let whole = mem::take(&mut self.stash);
+            let mut scratch = Vec::new();
+            let table = self.session.table_record(chunk::payload(&whole, &mut scratch), cx);
+            fx.to_client_copied(table.unwrap_or_else(|| whole.into()));
+        } else if self.stash.len() > SUMMARY_HELD_MAX {
+            self.flush_stash(fx);
+            self.arriving = Arriving::Detail;
+            self.session.reply_begun();
+        }
     }
 
     fn flush_stash(&mut self, fx: &mut impl Effects) {

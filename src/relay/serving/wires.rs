@@ -96,7 +96,8 @@ impl Wires<'_> {
     fn log_in(&mut self, profile: Profile, auth: Auth) {
         let outside = &mut *self.outside;
         let owner = (!is_shareable(&auth.scheme)).then_some(outside.client);
-        let identity = Rc::new(outside.world.fingerprints.identity(profile, auth, owner));
+        let identity = outside.world.fingerprints.identity(profile, auth, owner);
+        let identity = outside.world.backend.known_identity(identity);
         outside.login = Some(identity.clone());
         outside.world.backend.log_in(&identity, outside.client);
     }

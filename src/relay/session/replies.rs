@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::wire::error::PackError;
-use crate::wire::message::{RoutingTable, is_response};
+use crate::wire::message::is_response;
 
 /// A server's message as far as it has come.
 #[derive(Clone, Copy, Debug)]
@@ -111,19 +111,6 @@ impl Session {
                 false
             }
         }
-    }
-
-    /// The routing table with the proxy's own address in all three roles; `db` and `ttl` are the
-    /// server's.
-    fn own_table(&mut self, reply: Reply<'_>, cx: Context<'_>) -> Relay {
-        let Some(Ok(mut table)) = reply.payload.map(RoutingTable::parse) else {
-            return Relay::Forward;
-        };
-        if let Some(key) = self.route.take() {
-            cx.routes.borrow_mut().keep(*key, table.clone(), cx.now);
-        }
-        table.servers = self.own_servers(cx);
-        Relay::Replace(table.encode(self.version).into())
     }
 
     fn failed(&mut self, reply: Reply<'_>) -> Relay {

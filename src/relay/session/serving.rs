@@ -50,6 +50,7 @@ impl Session {
                     // Half a RUN cannot be executed; its end tells (`request_ended`).
                     None => Risk::None,
                 };
+                self.notice_routing_call(request);
                 self.start(Work::Auto(risk), cx);
                 self.forward(request, risk, cx)
             }
@@ -91,13 +92,6 @@ impl Session {
         table.servers = self.own_servers(cx);
         self.answer(table.encode(self.version).into());
         Decision::Drop
-    }
-
-    /// The proxy itself, as the client spells it, in all three roles: drivers refuse less.
-    pub(super) fn own_servers(&self, cx: Context<'_>) -> Vec<(Role, Vec<String>)> {
-        let address = self.spelling.as_deref().unwrap_or(cx.own_address);
-        let roles = [Role::Write, Role::Read, Role::Route];
-        roles.map(|role| (role, vec![address.to_owned()])).into()
     }
 
     fn start(&mut self, work: Work, cx: Context<'_>) {

@@ -1,6 +1,7 @@
 //! What each request does, once it is known to be legal.
 
 use super::*;
+use crate::synthetic::Login;
 use crate::synthetic::login::Extra;
 use crate::synthetic::query::{self, Answer, Moment, Query};
 
@@ -33,6 +34,7 @@ impl Machine {
             recv_timeout_seconds: options.recv_timeout_seconds,
             utc_patch: hello.wants_utc,
             is_manifest: self.is_manifest,
+            credentials_expired: !self.version.has_logon() && self.is_expired(world),
         };
         answers::welcome(&mut self.out, self.version, &welcome);
         self.phase = Phase::Authentication;
@@ -46,17 +48,36 @@ impl Machine {
         if !self.admits(token, world) {
             return self.reject(now, world);
         }
-        answers::logged_on(&mut self.out, self.version, &world.address);
+        let is_expired = self.is_expired(world);
+        answers::logged_on(&mut self.out, self.version, &world.address, is_expired);
         self.log_in(now, world);
     }
 
     fn admits(&mut self, token: Token<'_>, world: &World) -> bool {
-        let (Some(name), Some(password)) = (token.principal, token.credentials) else {
-            return false;
+        let options = &world.options;
+        let is_it = |login: &&Login| {
+            let parts = (&*login.scheme, login.principal.as_deref(), login.realm.as_deref());
+            parts == (token.scheme.unwrap_or_default(), token.principal, token.realm)
+                && login.credentials.as_deref() == token.credentials
+        };
+        let name = match (options.logins.iter().find(is_it), token.principal, token.credentials) {
+            (Some(login), ..) => &*login.user,
+            (None, Some(name), Some(password)) if token.realm.is_none() => {
+                let is_known = |user: &(String, String)| (&*user.0, &*user.1) == (name, password);
+                if !options.users.iter().any(is_known) {
+                    return false;
+                }
+                name
+            }
+            _ => return false,
         };
         self.user.clear();
         self.user.push_str(name);
-        world.options.users.iter().any(|user| (&*user.0, &*user.1) == (name, password))
+        true
+    }
+
+    fn is_expired(&self, world: &World) -> bool {
+        world.options.expired.contains(&self.user)
     }
 
     fn log_in(&mut self, now: Duration, world: &World) {
@@ -89,16 +110,9 @@ impl Machine {
             return;
         }
         let database = route.database.unwrap_or(&world.options.home_database);
-        let Some(table) = &world.options.table else {
-            let address = [route.address.unwrap_or(&world.address)];
-            let roles = ["WRITE", "READ", "ROUTE"].map(|role| (role, &address[..]));
-            return answers::table(&mut self.out, self.version, database, roles);
-        };
-        let lists = [&table.writers, &table.readers, &table.routers];
-        let [writers, readers, routers] =
-            &lists.map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
-        let roles = [("WRITE", &writers[..]), ("READ", readers), ("ROUTE", routers)];
-        answers::table(&mut self.out, self.version, database, roles);
+        with_roles(world, route.address, |roles| {
+            answers::table(&mut self.out, self.version, database, roles);
+        });
     }
 
     /// A malformed extra is a FAILURE that leaves the state as it is (Neo4j 5.26 as observed).
@@ -127,6 +141,11 @@ impl Machine {
             return false;
         }
         if !self.may_use(extra.database, extra.impersonated, world) {
+            return false;
+        }
+        if self.is_expired(world) {
+            let message = "The credentials have expired: change the password first.";
+            self.fail("Neo.ClientError.Security.CredentialsExpired", message, world);
             return false;
         }
         if !world.take_worker() {
@@ -202,6 +221,7 @@ impl Machine {
         world: &World,
     ) -> Result<(), (String, &'static str)> {
         let fail = |code: &str, message| Err((code.to_owned(), message));
+        let mut table = BytesMut::new();
         let mut value = nonce.unwrap_or_default();
         let fields: &[&str] = match &query.answer {
             Answer::Echo { parameter, alias } => {
@@ -215,6 +235,11 @@ impl Machine {
             }
             Answer::One { alias } => std::slice::from_ref(alias),
             Answer::Rows { .. } => &["key", "value"],
+            Answer::Table => {
+                with_roles(world, None, |roles| answers::table_values(&mut table, roles));
+                value = &table;
+                &["ttl", "servers"]
+            }
             Answer::Write if self.transaction.is_read => {
                 let code = "Neo.ClientError.Statement.AccessMode";
                 return fail(code, "Writing in read access mode not allowed.");
@@ -454,6 +479,19 @@ impl Machine {
         self.random ^= self.random << 17;
         (self.random >> 32) % 1_000_000 < u64::from(chance)
     }
+}
+
+/// The addresses of each role: those of the options, else the one that the client named, else the
+/// server's own.
+fn with_roles(world: &World, named: Option<&str>, answer: impl FnOnce([(&str, &[&str]); 3])) {
+    let Some(table) = &world.options.table else {
+        let address = [named.unwrap_or(&world.address)];
+        return answer(["WRITE", "READ", "ROUTE"].map(|role| (role, &address[..])));
+    };
+    let lists = [&table.writers, &table.readers, &table.routers];
+    let [writers, readers, routers] =
+        &lists.map(|list| list.iter().map(String::as_str).collect::<Vec<_>>());
+    answer([("WRITE", &writers[..]), ("READ", readers), ("ROUTE", routers)]);
 }
 
 /// Query text, parameters' bytes, and what follows.

@@ -28,6 +28,16 @@ pub enum Trust {
     Anybody,
 }
 
+/// The authorities that this system believes. Reads files.
+pub fn system_authorities() -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    match roots.is_empty() {
+        true => Err("this system has no certificate authorities: install ca-certificates".into()),
+        false => Ok(roots),
+    }
+}
+
 impl Uplink {
     /// `host` is a name or an address literal, without brackets.
     pub fn new(
@@ -62,6 +72,13 @@ impl Uplink {
     pub fn apart(&self) -> Uplink {
         let mut config = ClientConfig::clone(&self.config);
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
+        Uplink { config: Arc::new(config), name: self.name.clone() }
+    }
+
+    /// The same with a full handshake for every connection.
+    pub fn without_resumption(&self) -> Uplink {
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::disabled();
         Uplink { config: Arc::new(config), name: self.name.clone() }
     }
 }

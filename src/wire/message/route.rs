@@ -104,14 +104,8 @@ impl RoutingTable {
         if let Some(database) = database {
             writer.string("db").string(database);
         }
-        writer.string("servers").list_header(self.servers.len());
-        for (role, addresses) in &self.servers {
-            writer.map_header(2).string("addresses").list_header(addresses.len());
-            for address in addresses {
-                writer.string(address);
-            }
-            writer.string("role").string(role.name());
-        }
+        writer.string("servers");
+        write_servers(&mut writer, &self.servers);
         writer.into_message()
     }
 
@@ -168,4 +162,88 @@ fn take_servers(reader: &mut Reader<'_>) -> Result<Vec<(Role, Vec<String>)>, Mes
         servers.extend(role.map(|role| (role, addresses)));
     }
     Ok(servers)
+}
+
+/// A call of the procedure by which drivers ask for a routing table up to Bolt 4.2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoutingCall<'a> {
+    /// The proxy's address as the driver spells it; from Bolt 4.1 on the context names it.
+    pub address: Option<&'a str>,
+}
+
+/// The procedures, of Neo4j 4.0 and up to 3.5 (Neo4j operations manual, routing). Both have the
+/// columns `ttl` and `servers`.
+const ROUTING_PROCEDURES: [&str; 3] = [
+    "dbms.routing.getRoutingTable",
+    "dbms.cluster.routing.getRoutingTable",
+    "dbms.cluster.routing.getServers",
+];
+
+/// Whether the payload of a RUN is such a call, as drivers write it.
+pub fn routing_call(payload: &[u8]) -> Option<RoutingCall<'_>> {
+    let mut reader = fields_of(payload, 3, tag::RUN).ok()?;
+    let query = reader.take_string().ok()?.trim_start();
+    let (call, rest) = query.split_at_checked(4)?;
+    let name = rest.trim_start();
+    let is_named = |procedure: &&str| {
+        let start = name.get(..procedure.len());
+        let behind = name.as_bytes().get(procedure.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(procedure))
+            && behind.is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
+    };
+    let is_call = call.eq_ignore_ascii_case("CALL") && name.len() < rest.len();
+    if !is_call || !ROUTING_PROCEDURES.iter().any(is_named) {
+        return None;
+    }
+    Some(RoutingCall { address: context_address(reader).filter(|address| !address.is_empty()) })
+}
+
+/// `address` in the parameter `context`.
+fn context_address(mut parameters: Reader<'_>) -> Option<&str> {
+    for _ in 0..parameters.take_map_header().ok()? {
+        if parameters.take_key().ok()? != "context" {
+            parameters.skip().ok()?;
+            continue;
+        }
+        for _ in 0..parameters.take_map_header().ok()? {
+            if parameters.take_key().ok()? == "address" {
+                return parameters.take_string().ok();
+            }
+            parameters.skip().ok()?;
+        }
+        return None;
+    }
+    None
+}
+
+/// The chunked RECORD with `servers` in the place of the list of servers in it; all other values
+/// keep their bytes. `None` where there is no such list.
+pub fn own_table_record(payload: &[u8], servers: &[(Role, Vec<String>)]) -> Option<Vec<u8>> {
+    let mut reader = fields_of(payload, 1, tag::RECORD).ok()?;
+    let count = reader.take_list_header().ok()?;
+    let mut writer = Writer::new();
+    writer.struct_header(1, tag::RECORD).list_header(count);
+    let mut has_table = false;
+    for _ in 0..count {
+        let value = reader.take_raw().ok()?;
+        let table = take_servers(&mut Reader::new(value)).ok();
+        if table.is_some_and(|table| table.iter().any(|(_, addresses)| !addresses.is_empty())) {
+            has_table = true;
+            write_servers(&mut writer, servers);
+        } else {
+            writer.raw(value);
+        }
+    }
+    (has_table && reader.is_at_end()).then(|| writer.into_message())
+}
+
+fn write_servers(writer: &mut Writer, servers: &[(Role, Vec<String>)]) {
+    writer.list_header(servers.len());
+    for (role, addresses) in servers {
+        writer.map_header(2).string("addresses").list_header(addresses.len());
+        for address in addresses {
+            writer.string(address);
+        }
+        writer.string("role").string(role.name());
+    }
 }

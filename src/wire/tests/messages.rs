@@ -330,3 +330,65 @@ fn requests_exist_with_their_fields_in_their_versions_only() {
         }
     }
 }
+
+#[test]
+fn calls_of_routing_procedures_are_known() {
+    let context = b"\xA1\x87context\xA1\x87address\x83h:1";
+    let call = |query: &str, parameters: &[u8]| {
+        let message = encode_run(query, parameters, b"\xA0");
+        let payload = payload(&message, &mut Vec::new()).to_vec();
+        routing_call(&payload).map(|call| call.address.map(str::to_owned))
+    };
+    let known = [
+        "CALL dbms.routing.getRoutingTable($context, $database)",
+        "CALL dbms.cluster.routing.getRoutingTable({context})",
+        "CALL dbms.cluster.routing.getRoutingTable",
+        " call  DBMS.cluster.routing.getservers()",
+    ];
+    for query in known {
+        assert_eq!(call(query, context), Some(Some("h:1".into())), "{query}");
+        assert_eq!(call(query, b"\xA0"), Some(None), "{query}");
+    }
+    let others = [
+        "CALLdbms.routing.getRoutingTable()",
+        "CALL dbms.routing.getRoutingTables()",
+        "CALL dbms.components()",
+        "RETURN 'CALL dbms.routing.getRoutingTable()'",
+        "CALL \u{e9}dbms.routing.getRoutingTable()",
+        "\u{e9}\u{e9}",
+        "",
+    ];
+    for query in others {
+        assert_eq!(call(query, context), None, "{query}");
+    }
+    assert_eq!(routing_call(&[0xB1, tag::RUN, 0xA0]), None);
+}
+
+#[test]
+fn a_table_in_a_record_names_the_proxy() {
+    let table = RoutingTable {
+        ttl_seconds: 300,
+        database: None,
+        servers: vec![(Role::Write, vec!["inner:1".into()]), (Role::Read, vec!["inner:2".into()])],
+    };
+    let route = table.encode(Version::new(4, 3));
+    let route = payload(&route, &mut Vec::new()).to_vec();
+    // SUCCESS {rt: {ttl, servers}}: the last value is the list of servers.
+    let at = route.windows(8).position(|bytes| bytes == b"\x87servers").expect("it is there");
+    let servers = &route[at + 8..];
+    let record = |values: &[&[u8]]| {
+        [&[0xB1, tag::RECORD, 0x90 + values.len() as u8], &values.concat()[..]].concat()
+    };
+    let ours = [(Role::Write, vec!["proxy:1".to_owned()])];
+    let ttl: &[u8] = b"\xC9\x01\x2C";
+    let rewritten = own_table_record(&record(&[ttl, servers]), &ours).expect("it has a table");
+    let expected = record(&[ttl, b"\x91\xA2\x89addresses\x91\x87proxy:1\x84role\x85WRITE"]);
+    assert_eq!(payload(&rewritten, &mut Vec::new()), expected);
+    let without: [&[&[u8]]; 4] = [&[], &[ttl], &[b"\x90"], &[b"\x91\x81x"]];
+    for values in without {
+        assert_eq!(own_table_record(&record(values), &ours), None, "{values:?}");
+    }
+    let mut longer = record(&[ttl, servers]);
+    longer.push(1);
+    assert_eq!(own_table_record(&longer, &ours), None);
+}

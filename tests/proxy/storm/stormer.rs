@@ -136,7 +136,7 @@ impl Stormer {
             self.summary.logins += 1;
             let password = crate::client::PASSWORD;
             let client = Client::connect_by(self.way, self.sky.address);
-            match client.log_in(self.version, self.user, password) {
+            match client.agree(self.version).log_in(self.user, password) {
                 Ok(client) if self.sky.is_lopsided && client.serial() % self.sky.shards != 0 => {}
                 Ok(client) => return self.client = Some(client),
                 Err(Said::Message(message)) => {
