@@ -1,6 +1,8 @@
 //! What single values cannot show: settings that contradict each other.
 
-use crate::config::settings::{Encryption, ListenTls, PoolMode, Settings, TlsMode};
+use crate::config::settings::{
+    Bind, BindHost, Encryption, Listen, ListenTls, PoolMode, Settings, TlsMode,
+};
 use crate::config::values::{show_bind, show_size};
 
 /// A rule over several keys. It is looked at only if all of them could be read.
@@ -23,6 +25,7 @@ pub const RULES: &[Rule] = &[
     Rule { keys: &["listen.key", "listen.cert"], broken: keys_of_other_number },
     Rule { keys: &["listen.client_ca", "listen.tls"], broken: clients_slip_past },
     Rule { keys: &["listen.client_names", "listen.client_ca"], broken: names_of_nobody },
+    Rule { keys: &["listen.proxy_networks", "listen.proxy_protocol"], broken: balancers_unknown },
     Rule { keys: &["uplink.ca_file", "uplink.uri"], broken: authority_unused },
     Rule { keys: &["uplink.client_cert", "uplink.uri"], broken: client_certificate_unused },
     Rule { keys: &["uplink.client_key", "uplink.client_cert"], broken: client_key_alone },
@@ -106,6 +109,23 @@ fn names_of_nobody(settings: &Settings) -> Option<String> {
     let is_alone = |tls: &ListenTls| !tls.client_names.is_empty() && tls.client_ca.is_none();
     let bind = any_tls(settings, is_alone)?;
     Some(format!("{bind} has listen.client_names, which needs listen.client_ca"))
+}
+
+fn balancers_unknown(settings: &Settings) -> Option<String> {
+    let is_unix = |bind: &Bind| matches!(bind.host, BindHost::Unix(_));
+    let open = settings.listen.iter().find(|listen| {
+        listen.proxy_protocol && listen.proxy_networks.is_empty() && !is_unix(&listen.bind)
+    });
+    if let Some(listen) = open {
+        let bind = show_bind(&listen.bind);
+        return Some(format!(
+            "listen.proxy_protocol on {bind} needs listen.proxy_networks: who may send the header \
+             (0.0.0.0/0,::/0 for everybody, who can then claim any address)"
+        ));
+    }
+    let is_unused = |listen: &Listen| !listen.proxy_networks.is_empty() && !listen.proxy_protocol;
+    let bind = show_bind(&settings.listen.iter().find(|listen| is_unused(listen))?.bind);
+    Some(format!("listen.proxy_networks of {bind} needs listen.proxy_protocol = \"required\""))
 }
 
 fn authority_unused(settings: &Settings) -> Option<String> {

@@ -7,6 +7,8 @@ mod kind;
 pub use forms::{reset_listeners, set_one};
 pub use kind::Kind;
 
+use crate::transport::proxy_protocol::Version as ProxyVersion;
+use ipnet::IpNet;
 use std::fmt::Write;
 
 use crate::config::keys::forms::*;
@@ -31,6 +33,9 @@ const TLS_MODES: [(&str, TlsMode); 3] =
     [("off", TlsMode::Off), ("optional", TlsMode::Optional), ("required", TlsMode::Required)];
 const TLS_VERSIONS: [(&str, TlsVersion); 2] =
     [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+const PROXY_MODES: [(&str, bool); 2] = [("off", false), ("required", true)];
+const PROXY_VERSIONS: [(&str, Option<ProxyVersion>); 3] =
+    [("off", None), ("v1", Some(ProxyVersion::One)), ("v2", Some(ProxyVersion::Two))];
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -154,7 +159,7 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "listen.bind",
         kind: Kind::Bind,
-        meaning: "where clients are accepted: host:port, [IPv6]:port, or :port for all addresses",
+        meaning: "where clients are accepted: host:port, [IPv6]:port, :port for all addresses, unix:/path",
         set: set_listen,
         show: |settings| {
             let binds: Vec<String> =
@@ -210,6 +215,46 @@ pub const KEYS: &[Key] = &[
         |text| parse_word(text, &TLS_VERSIONS),
         |it: &_| show_word(*it, &TLS_VERSIONS),
         "oldest TLS version that clients may speak: 1.2 or 1.3"
+    ),
+    listener!(
+        "listen.ipv6_only",
+        Switch,
+        ipv6_only,
+        parse_switch,
+        bool::to_string,
+        "whether an IPv6 address takes IPv6 clients only"
+    ),
+    listener!(
+        "listen.unix_mode",
+        Text,
+        unix_mode,
+        parse_rights,
+        show_rights,
+        "who may connect to a Unix socket, as chmod says it"
+    ),
+    listener!(
+        "listen.websocket_origins",
+        List,
+        websocket_origins,
+        parse_list,
+        |it: &Vec<String>| it.join(","),
+        "pages whose scripts may open a WebSocket, such as https://browser.example; none: all"
+    ),
+    listener!(
+        "listen.proxy_protocol",
+        Word,
+        proxy_protocol,
+        |text| parse_word(text, &PROXY_MODES),
+        |it: &_| show_word(*it, &PROXY_MODES),
+        "off, or required: a PROXY header, version 1 or 2, comes before everything else"
+    ),
+    listener!(
+        "listen.proxy_networks",
+        List,
+        proxy_networks,
+        parse_networks,
+        |it: &Vec<IpNet>| show_networks(it),
+        "networks of the balancers that send it, such as 10.0.0.0/8; others are closed"
     ),
     Key {
         name: "uplink.uri",
@@ -274,6 +319,14 @@ pub const KEYS: &[Key] = &[
         parse_versions,
         |it: &Vec<_>| show_versions(it),
         "Bolt versions offered to clients, preferred first: 5.8, 5.4; auto: all the server speaks"
+    ),
+    key!(
+        "uplink.proxy_protocol",
+        Word,
+        uplink.proxy_protocol,
+        |text| parse_word(text, &PROXY_VERSIONS),
+        |it: &_| show_word(*it, &PROXY_VERSIONS),
+        "PROXY header to servers, which must expect it: off, v1 or v2"
     ),
     switch!(
         "uplink.monitor",

@@ -3,9 +3,11 @@
 use crate::relay::close::CloseReason;
 use crate::relay::doors::{self, Door, Entrance};
 use crate::relay::serving::Serving;
+use crate::relay::whole_session;
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
+use crate::transport::proxy_protocol;
 use crate::transport::stream::Stream;
 use crate::wire::handshake::{self, Choice};
 use crate::wire::version::Version;
@@ -68,8 +70,9 @@ async fn serve(
             }
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }
-        Greeted::Session => {
-            crate::relay::whole_session::serve(world, stream, present, rest, login_by).await
+        Greeted::Session { opening } => {
+            let first = whole_session::First { opening, bytes: rest };
+            whole_session::serve(world, stream, present, first, login_by).await
         }
     }
 }
@@ -80,15 +83,20 @@ enum Greeted {
         version: Version,
         is_manifest: bool,
     },
-    /// Session mode: the server answers the handshake itself.
-    Session,
+    /// Session mode: the server answers the handshake itself. It may have to be told first who
+    /// comes.
+    Session {
+        opening: Option<Chunk>,
+    },
 }
 
 /// Finds the handshake, and agrees on a version.
 async fn greet(world: &Rc<World>, entrance: &mut Entrance) -> Result<Greeted, CloseReason> {
     entrance.find_bolt().await?;
     if world.options.is_session_mode {
-        return Ok(Greeted::Session);
+        let tells = world.options.tells_clients;
+        let opening = tells.map(|version| own(proxy_protocol::header(version, entrance.ends())));
+        return Ok(Greeted::Session { opening });
     }
     while entrance.bytes().len() < PROPOSALS_LENGTH {
         entrance.more().await?;
