@@ -150,9 +150,10 @@ fn client_key_alone(settings: &Settings) -> Option<String> {
 /// Port 0 is a new port each time.
 fn bound_twice(settings: &Settings) -> Option<String> {
     let binds = || settings.listen.iter().map(|listen| &listen.bind);
-    let twice = binds()
-        .enumerate()
-        .find(|(index, bind)| bind.port != 0 && binds().take(*index).any(|other| other == *bind));
+    let twice = binds().enumerate().find(|(index, bind)| {
+        let is_fixed = bind.port != 0 || matches!(bind.host, BindHost::Unix(_));
+        is_fixed && binds().take(*index).any(|other| other == *bind)
+    });
     twice.map(|(_, bind)| format!("{} is listed twice, list it once", show_bind(bind)))
 }
 
