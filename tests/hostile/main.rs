@@ -10,6 +10,9 @@
 #[path = "../proxy/client.rs"]
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod client;
+#[path = "../proxy/frames.rs"]
+#[allow(dead_code, reason = "another test target uses the rest of it")]
+mod frames;
 #[path = "../proxy/value.rs"]
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod value;

@@ -192,7 +192,7 @@ pub fn routing_call(payload: &[u8]) -> Option<RoutingCall<'_>> {
             && behind.is_none_or(|byte| !byte.is_ascii_alphanumeric() && *byte != b'_')
     };
     let is_call = call.eq_ignore_ascii_case("CALL") && name.len() < rest.len();
-    if !is_call || !ROUTING_PROCEDURES.iter().any(|procedure| is_named(procedure)) {
+    if !is_call || !ROUTING_PROCEDURES.iter().any(is_named) {
         return None;
     }
     Some(RoutingCall { address: context_address(reader).filter(|address| !address.is_empty()) })

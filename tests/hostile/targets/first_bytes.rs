@@ -2,6 +2,7 @@
 
 use boltmux::transport::detect::{Detected, PREFIX_BYTES, detect, detect_pieces};
 use boltmux::transport::http;
+use boltmux::transport::websocket::upgrade::Origins;
 use boltmux::wire::handshake::{self, Choice};
 use boltmux::wire::version::Version;
 
@@ -76,15 +77,20 @@ fn round_trip(versions: &[Version]) {
 
 /// An HTTP head, at every length; and its answer.
 pub fn http(data: &[u8]) {
-    let whole = http::parse(data);
+    let parse = |bytes: &[u8]| http::parse(bytes, &Origins::Any);
+    let whole = parse(data);
     match &whole {
         http::Parsed::Request(request) => {
             assert!(request.head_bytes <= data.len() && request.head_bytes <= http::HEAD_BYTES_MAX);
-            let exact = http::parse(&data[..request.head_bytes]);
+            let exact = parse(&data[..request.head_bytes]);
             assert_eq!(exact, whole, "what follows does not matter");
-            let shorter = http::parse(&data[..request.head_bytes - 1]);
+            let shorter = parse(&data[..request.head_bytes - 1]);
             assert_eq!(shorter, http::Parsed::NeedMore, "the last byte matters");
-            is_answer(&http::answer(request, &http::Health::default()), request.is_head);
+            let answer = http::answer(request, &http::Health::default());
+            match request.wants {
+                http::Wants::WebSocket(_) => assert!(answer.starts_with(b"HTTP/1.1 101 ")),
+                _ => is_answer(&answer, request.is_head),
+            }
         }
         http::Parsed::Broken(fault) => is_answer(&http::refusal(*fault), false),
         http::Parsed::NeedMore => assert!(data.len() < http::HEAD_BYTES_MAX),
