@@ -13,6 +13,7 @@ use crate::wire::handshake::{self, Choice};
 use crate::wire::version::Version;
 use bytes::Bytes;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -31,26 +32,38 @@ pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
 async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let present = Present::enter(&world);
     let login_by = world.driver.now() + world.options.login_within;
-    let (greeted, stream, rest) = enter(&world, door, conn).await;
+    let Entered { greeted, stream, rest, address } = enter(&world, door, conn).await;
     let Some(stream) = stream else { return };
     let why = match greeted {
         Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
         Err(why) => why,
     };
-    present.close(doors::reason(&stream, why));
+    let reason = doors::reason(&stream, why);
+    present.close(reason);
+    if let Some(address) = address {
+        tracing::debug!("the client at {address} has gone: {}", reason.name());
+    }
     doors::close(stream, why).await;
 }
 
 /// What a client is served with, the way to it, and what it has sent beyond its handshake.
-async fn enter(
-    world: &Rc<World>,
-    door: Rc<Door>,
-    conn: Conn,
-) -> (Result<Greeted, CloseReason>, Option<Stream>, Vec<u8>) {
+struct Entered {
+    greeted: Result<Greeted, CloseReason>,
+    stream: Option<Stream>,
+    rest: Vec<u8>,
+    /// For the log, if it wants it.
+    address: Option<Box<SocketAddr>>,
+}
+
+async fn enter(world: &Rc<World>, door: Rc<Door>, conn: Conn) -> Entered {
     let mut entrance = Entrance::new(world.clone(), door, conn);
     let greeted = greet(world, &mut entrance).await;
+    // Asking for addresses costs system calls.
+    let is_told = tracing::enabled!(tracing::Level::DEBUG);
+    let ends = if is_told { entrance.ends() } else { None };
+    let address = ends.map(|ends| Box::new(ends.client));
     let (stream, rest) = entrance.into_parts();
-    (greeted, stream, rest)
+    Entered { greeted, stream, rest, address }
 }
 
 async fn serve(
