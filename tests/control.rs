@@ -764,9 +764,9 @@ fn metrics_are_the_sums_over_the_shards() {
         ("boltmux_accept_pauses_total".into(), 23),
         ("boltmux_over_budget_total".into(), 24),
         ("boltmux_ring_enters_total".into(), 25),
-        ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"full\"}".into(), 26),
-        ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"failed\"}".into(), 28),
-        ("boltmux_tls_handshakes_total{peer=\"server\",outcome=\"resumed\"}".into(), 30),
+        ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"full\"}".into(), 27),
+        ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"failed\"}".into(), 29),
+        ("boltmux_tls_handshakes_total{peer=\"server\",outcome=\"resumed\"}".into(), 31),
     ] {
         let name: String = name;
         assert_eq!(sample(&text, &name), 1100 + 2 * offset, "{name}");

@@ -400,6 +400,9 @@ fn encryption(uri: &str, ca_file: Option<&Path>) -> Result<Option<Uplink>, Strin
 fn resolve(uri: &str) -> Result<SocketAddr, String> {
     let authority = match uri.split_once("://") {
         Some((scheme, authority)) if SCHEMES.contains(&scheme) => authority,
+        Some((scheme @ ("ws" | "wss"), _)) => {
+            return Err(format!("{uri}: no WebSocket ({scheme}) yet; use bolt://HOST:PORT"));
+        }
         Some((scheme, _)) => {
             return Err(format!("{uri}: scheme {scheme} is not supported; use bolt://HOST:PORT"));
         }
@@ -487,6 +490,7 @@ mod tests {
     fn the_port_is_optional() {
         assert_eq!(resolve("bolt://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("127.0.0.1:9/"), Ok(([127, 0, 0, 1], 9).into()));
+        assert!(resolve("wss://127.0.0.1").unwrap_err().contains("no WebSocket (wss) yet"));
         assert_eq!(resolve("bolt+ssc://127.0.0.1:1"), Ok(([127, 0, 0, 1], 1).into()));
         assert_eq!(resolve("bolt://[::1]"), Ok("[::1]:7687".parse().unwrap()));
         assert_eq!(resolve("neo4j://127.0.0.1:8/?policy=x"), Ok(([127, 0, 0, 1], 8).into()));

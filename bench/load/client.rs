@@ -301,6 +301,7 @@ impl Client {
     }
 
     /// Makes the TLS handshake if the target asks for one; the deadline of the connect is on it.
+    /// WebSocket belongs behind it: its upgrade, and then the `Stream` around this one.
     async fn encrypt(&self, conn: Conn) -> Result<Stream, Lost> {
         let Some(uplink) = &self.script.target().tls else { return Ok(conn.into()) };
         let failed = |error: io::Error| format!("connect: {error}");

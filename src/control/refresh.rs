@@ -190,6 +190,7 @@ impl Refresh {
             address,
             step_limit: options.connect_timeout,
             tls: encryption.uplink.as_ref(),
+            opening: options.proxy_protocol,
             login: self.login.as_ref(),
         };
         let before = self.learned.as_ref().filter(|_| self.failures == 0);

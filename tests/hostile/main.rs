@@ -17,6 +17,7 @@ mod frames;
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod value;
 
+mod balancer;
 mod case;
 mod chunking;
 mod drip;

@@ -11,10 +11,11 @@ mod session;
 mod values;
 
 /// Every target and its name, which is also its corpus's.
-pub const ALL: [(&str, fn(&[u8])); 7] = [
+pub const ALL: [(&str, fn(&[u8])); 8] = [
     ("handshake", first_bytes::handshake),
     ("http", first_bytes::http),
     ("websocket", frames::websocket),
+    ("proxy", first_bytes::proxy),
     ("scanner", scanning::scanner),
     ("packstream", values::packstream),
     ("session_client", session::client),
