@@ -93,12 +93,12 @@ impl Drip {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         for part in &setup.before {
-            stream.write_all(part).unwrap();
-            // Answers come in one piece, or the rest is read later.
-            let _ = stream.read(&mut [0; 4096]);
             if part == &encode(tag::LOGOFF, &[]) {
                 started = Instant::now(); // from here on it is a stranger again
             }
+            stream.write_all(part).unwrap();
+            // Answers come in one piece, or the rest is read later.
+            let _ = stream.read(&mut [0; 4096]);
         }
         stream.set_nonblocking(true).unwrap();
         Drip { stream, phase, said: 0, started, cut_after: None }
