@@ -58,7 +58,7 @@ fn watch(
     loop {
         let started = Instant::now();
         old.expect_well();
-        if connects_anew && testimony.requests % REQUESTS_PER_LOGIN == 0 {
+        if connects_anew && testimony.requests.is_multiple_of(REQUESTS_PER_LOGIN) {
             let mut new = Client::login(address, V5_4);
             new.expect_well();
             leave(new);
