@@ -280,6 +280,42 @@ fn bring(process: &Process, start: Start) -> Client {
     }
 }
 
+/// What is promised, by group; both sides together.
+const PROMISED: [(&str, usize); 8] = [
+    ("handshake", 60),
+    ("chunking", 50),
+    ("packstream", 100),
+    ("messages", 80),
+    ("websocket", 50),
+    ("proxy", 30),
+    ("tls", 15),
+    ("http", 15),
+];
+
+#[test]
+fn there_are_as_many_cases_as_promised() {
+    let tables = [
+        crate::handshake::cases(),
+        crate::chunking::cases(),
+        crate::packstream::cases(),
+        crate::messages::cases(),
+        crate::websocket::cases(),
+        crate::balancer::cases(),
+        crate::tls::cases(),
+        crate::http::cases(),
+    ];
+    let clients = tables.into_iter().flatten().map(|case| (case.group, case.name));
+    let all: Vec<(&str, String)> = clients.chain(crate::server_side::names()).collect();
+    let unique: BTreeSet<&(&str, String)> = all.iter().collect();
+    assert_eq!(unique.len(), all.len(), "no name stands for two cases");
+    for (group, promised) in PROMISED {
+        let count = all.iter().filter(|(of, _)| *of == group).count();
+        println!("{group}: {count}");
+        assert!(count >= promised, "{group}: {count} cases, at least {promised} are due");
+    }
+    println!("{} cases", all.len());
+}
+
 #[test]
 fn an_outcome_that_does_not_come_is_noticed() {
     let server = Server::start(Options::default()).unwrap();

@@ -366,6 +366,11 @@ fn request(asks: Asks) -> Vec<u8> {
     }
 }
 
+/// Group and name of each.
+pub fn names() -> Vec<(&'static str, String)> {
+    cases().into_iter().map(|case| (case.group, case.name)).collect()
+}
+
 #[test]
 fn every_lie_of_a_server_meets_its_outcome() {
     let cases = cases();
