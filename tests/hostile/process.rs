@@ -145,6 +145,17 @@ impl Process {
         wanted.map(|(_, value)| value).sum()
     }
 
+    /// Server connections given up so far, for other than the usual reasons.
+    pub fn discarded(&self) -> u64 {
+        let samples = samples(&self.admin_text("/metrics"));
+        let is_unusual = |name: &str| {
+            let usual = ["idle_timeout", "evicted", "given_up"];
+            name.starts_with("server_discarded_total{")
+                && !usual.iter().any(|reason| name.contains(reason))
+        };
+        samples.iter().filter(|(name, _)| is_unusual(name)).map(|(_, value)| value).sum()
+    }
+
     /// Client connections closed so far, by reason.
     pub fn closed(&self) -> BTreeMap<String, u64> {
         let samples = samples(&self.admin_text("/metrics"));
