@@ -18,6 +18,7 @@ use crate::transport::buffer::Chunk;
 use crate::transport::driver::{Driver, TICK};
 use crate::transport::stream::Stream;
 use crate::transport::tls::client::Uplink;
+use crate::wire::error::shown;
 use crate::wire::message::RESET;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -331,7 +332,7 @@ impl Backend {
         };
         self.discarded.borrow_mut()[Discard::DialFailed as usize] += 1;
         if let DialFailure::Unreachable(text) = &failure {
-            tracing::debug!("dial to {} failed: {text}", target.name);
+            tracing::debug!("dial to {} failed: {}", target.name, shown(text));
         }
         let refused = failure.about_credentials();
         self.pool.borrow_mut().dial_failed(id, failure, self.now());

@@ -104,6 +104,10 @@ impl Serving {
                 if self.login_by.take().is_some() {
                     self.timer = None; // it would stay with an idle client for its whole time
                 }
+            } else if self.login_by.is_none() {
+                // Logged off: as long for the next login as everybody has, as servers do it.
+                let (now, limit) = (self.world.driver.now(), self.world.options.login_within);
+                self.login_by = Some(now + limit);
             }
             if let Some(why) = self.outside.closing.take() {
                 self.world.note_holder(self.outside.client, 0, true);

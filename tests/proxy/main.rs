@@ -11,6 +11,7 @@ mod bad_input;
 mod bad_server;
 mod certificates;
 mod client;
+mod doors;
 mod frames;
 mod http;
 mod idle_memory;
