@@ -495,6 +495,17 @@ fn a_refused_login_is_tried_once() {
     assert_eq!(hellos, 1);
 }
 
+/// A server that dies while it is asked for its manifest must not lose its newest versions by that:
+/// clients of those would be told that boltmux speaks none of theirs.
+#[test]
+fn a_server_that_was_cut_off_at_the_manifest_keeps_all_its_versions() {
+    let speech = Speech { has_manifest: false, ..modern() };
+    let server = Server::start(move |_| Manner::ClosesOnManifest(speech.clone()));
+    let world = World::start(options(server.address));
+    let snapshot = world.shards[0].snapshot(|snapshot| snapshot.known.is_some());
+    assert_eq!(snapshot.known.clone().unwrap().versions, modern().versions);
+}
+
 #[test]
 fn a_server_that_closes_on_the_manifest_is_asked_exactly() {
     let server = Server::start(|_| Manner::ClosesOnManifest(classic(&["5.4", "5.3"])));

@@ -319,7 +319,7 @@ impl Backend {
                 return self.carry_out();
             }
             Ok(dialed) => {
-                self.learn(&dialed.hello, &identity);
+                self.learn(&dialed.hello);
                 self.keep_idle(id, dialed.conn);
                 self.renew(identity.fingerprint);
                 drop(identity); // the pool counts who still knows a private one
@@ -342,12 +342,12 @@ impl Backend {
     }
 
     /// A server that nobody has probed yet has told about itself.
-    fn learn(&self, hello: &crate::wire::message::HelloSuccess, identity: &Identity) {
+    fn learn(&self, hello: &crate::wire::message::HelloSuccess) {
         if self.known.borrow().is_none() && !hello.server.is_empty() {
             self.known.replace(Some(Rc::new(KnownServer {
                 agent: hello.server.clone(),
                 recv_timeout_seconds: hello.recv_timeout_seconds,
-                versions: vec![identity.profile.version],
+                versions: Vec::new(), // one client's version says nothing of the others
             })));
         }
     }

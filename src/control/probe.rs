@@ -87,14 +87,17 @@ pub async fn learn(target: &Target<'_>, before: Option<&Learned>) -> Result<Lear
         (_, Some(before)) if before.sighting == sighting && greeting.is_of(&before.known) => {
             before.known.versions.clone()
         }
-        _ => ask_each(target, Some(chosen)).await?,
+        _ => ask_each(target, Some(chosen), Some(MANIFEST_SINCE)).await?,
     };
     Ok(greeting.learned(sighting, versions))
 }
 
 /// For a server to which the proposal of a manifest says nothing.
 async fn learn_exactly(target: &Target<'_>, sighting: Sighting) -> Result<Learned, String> {
-    let versions = ask_each(target, None).await?;
+    // An end without an answer may be a server's that knows no manifest, or that of a server which
+    // was just killed: then nothing is known, and every version is asked for.
+    let below = (sighting == Sighting::Nothing).then_some(MANIFEST_SINCE);
+    let versions = ask_each(target, None, below).await?;
     let highest = *versions.first().ok_or_else(|| no_version(target))?;
     let mut peer =
         Peer::connect(target.address, target.step_limit, target.tls, target.opening).await?;
@@ -111,11 +114,17 @@ async fn learn_exactly(target: &Target<'_>, sighting: Sighting) -> Result<Learne
 }
 
 /// The versions of a server without a manifest, highest first: one connection and one exact
-/// proposal each, since such servers may not understand ranges.
-async fn ask_each(target: &Target<'_>, spoken: Option<Version>) -> Result<Vec<Version>, String> {
+/// proposal each, since such servers may not understand ranges. `below` bounds what is asked for
+/// beside `spoken`. An end instead of an answer is an error, never "not spoken".
+async fn ask_each(
+    target: &Target<'_>,
+    spoken: Option<Version>,
+    below: Option<Version>,
+) -> Result<Vec<Version>, String> {
     let mut versions = Vec::new();
-    let classic = Version::ALL.into_iter().rev().filter(|version| *version < MANIFEST_SINCE);
-    for version in classic.chain(spoken.filter(|version| *version >= MANIFEST_SINCE)) {
+    let is_asked =
+        |version: &Version| spoken == Some(*version) || below.is_none_or(|below| *version < below);
+    for version in Version::ALL.into_iter().rev().filter(is_asked) {
         let is_spoken = spoken == Some(version) || {
             let mut peer =
                 Peer::connect(target.address, target.step_limit, target.tls, target.opening)
