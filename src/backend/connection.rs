@@ -72,8 +72,7 @@ pub async fn dial(
     let limit = target.connect_within;
     let started = driver.now();
     let no_answer = || DialError::from(format!("no answer within {limit:?}"));
-    let conn = within(driver, limit, connect(driver, target)).await;
-    let conn = conn.unwrap_or_else(|| Err(no_answer()))?;
+    let conn = connect(driver, target, limit).await?;
     if is_raw(version) {
         let hello = HelloSuccess::default();
         return Ok(Dialed { conn, hello, credentials_expired: false });
@@ -83,7 +82,10 @@ pub async fn dial(
     let logged_in = match greeted.unwrap_or_else(|| Err(no_answer())) {
         Ok(()) => {
             let limit = target.login_within;
-            let late = || Err(format!("no answer to the login within {limit:?}").into());
+            let late = || {
+                let text = format!("no answer to the login within {limit:?}");
+                Err(DialError::Failed(DialFailure::Slow(text)))
+            };
             let login = within(driver, limit, log_in(&conn, target, identity));
             login.await.unwrap_or_else(late)
         }
@@ -117,13 +119,22 @@ pub async fn within<T>(
     .await
 }
 
-/// The first address that answers.
-async fn connect(driver: &Rc<Driver>, target: &Target) -> Result<Stream, DialError> {
+/// The first address that answers. Each has its share of the time: one that swallows everything
+/// must not hide the others.
+async fn connect(
+    driver: &Rc<Driver>,
+    target: &Target,
+    limit: Duration,
+) -> Result<Stream, DialError> {
+    let (started, count) = (driver.now(), target.addresses.len());
     let mut last = String::from("the name has no address");
-    for &address in &target.addresses {
-        match open(driver, address, target.tls.as_ref()).await {
-            Ok(conn) => return Ok(conn),
-            Err(error) => last = format!("{address}: {error}"),
+    for (index, &address) in target.addresses.iter().enumerate() {
+        let left = limit.saturating_sub(driver.now() - started);
+        let share = left / (count - index) as u32;
+        match within(driver, share, open(driver, address, target.tls.as_ref())).await {
+            Some(Ok(conn)) => return Ok(conn),
+            Some(Err(error)) => last = format!("{address}: {error}"),
+            None => last = format!("{address}: no answer within {share:?}"),
         }
     }
     Err(last.into())
