@@ -14,7 +14,9 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 JAVA_MIN = 17  # What the Java drivers need.
 CERTIFICATES = os.path.join(CACHE, "certificates")
 TRUST_STORE = os.path.join(CERTIFICATES, "trust.p12")
-JAVA_TRUST = f"-Djavax.net.ssl.trustStore={TRUST_STORE}"
+TRUST_STORE_PASSWORD = "testtest"  # Java wants one; the store holds nothing secret.
+JAVA_TRUST = (f"-Djavax.net.ssl.trustStore={TRUST_STORE}",
+              f"-Djavax.net.ssl.trustStorePassword={TRUST_STORE_PASSWORD}")
 
 # Enough of each client to see that a scheme or a version works, in a few seconds.
 CORE = ("connectivity,version,auto_commit,explicit_transactions,values_there_and_back,zoned_times,"
@@ -105,7 +107,7 @@ def web(version):
 
 def java_driver(version, **options):
     return Client(f"java-{version}", f"Java driver {version}",
-                  (java(JAVA_MIN), "-Xmx512m", JAVA_TRUST, "-cp", f"{CACHE}/java-{version}/lib/*",
+                  (java(JAVA_MIN), "-Xmx512m", *JAVA_TRUST, "-cp", f"{CACHE}/java-{version}/lib/*",
                    f"{HERE}/Scenarios.java"), ("Scenarios.java",), **options)
 
 
