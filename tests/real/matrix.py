@@ -34,7 +34,9 @@ PASS_LIMIT_S = 600
 SHOWN_MAX = 1200  # Characters of an outcome that is shown when the two differ.
 SHARDS = 2
 # One cell of each kind: what breaks one client or one server breaks one of these.
-QUICK = (Cell("neo4j-5.26", "java-6.2.1", "neo4j"), Cell("neo4j-5.26", "go-6.0.0", "bolt"),
+QUICK = (Cell("neo4j-5.26", "java-6.2.1", "neo4j"), Cell("neo4j-5.26", "go-6.0.0", "bolt+s"),
+         Cell("neo4j-5.26", "web-6.3.0", "bolt+s"), Cell("neo4j-5.26", "neo4j-browser", "bolt"),
+         Cell("neo4j-5.26", "neo4rs", "bolt"), Cell("arcadedb", "python-6.4.1", "neo4j"),
          Cell("arcadedb", "python-6.4.1", "bolt", "3.0"),
          Cell("arcadedb", "javascript-4.4.11", "bolt", "4.0"))
 
@@ -262,6 +264,7 @@ def chosen(arguments):
 def main():
     end_in_order_on_sigterm()
     arguments = parse()
+    arguments.again = arguments.again or arguments.quick
     if not os.path.exists(arguments.proxy):
         sys.exit(f"expected the proxy at {arguments.proxy}: build it, or name it with --proxy")
     wanted = chosen(arguments)
