@@ -33,7 +33,8 @@ classes of errors came out the same both ways, and both runs agreed on the same 
 `31 + 2` means: 31 scenarios equal, 2 that fail directly in the same way too. **Bold** means that
 something differed. `-` means that the client cannot do this.
 
-{equal} scenarios were equal, {fails} failed both ways alike, {different} differed.
+{equal} scenarios were equal, {fails} failed both ways alike, {different} differed; {run} of {cells}
+cells were run{other}.
 
 """
 
@@ -49,7 +50,8 @@ def write(cells, results_of, proxy, shards, schemes_off):
             totals[kind] += counts[kind]
     text = HEAD.format(date=max((both["through"]["date"] for both in known.values()),
                                 default=time.strftime("%Y-%m-%d")),
-                       version=version_of(proxy), shards=shards, **totals)
+                       version=version_of(proxy), shards=shards, run=len(known),
+                       cells=len(cells), other=other_builds(known), **totals)
     for server in SERVERS.values():
         text += server_section(server, cells, known)
     text += versions_section(cells, known)
@@ -58,6 +60,11 @@ def write(cells, results_of, proxy, shards, schemes_off):
     with open(PATH, "w") as file:
         file.write(text + DIGEST.format(digest_of(text)) + "\n")
     print(f"wrote {PATH}")
+
+
+def other_builds(known):
+    count = sum(both["through"].get("other_build", False) for both in known.values())
+    return f", {count} of them with an earlier build" if count else ""
 
 
 def is_untouched():

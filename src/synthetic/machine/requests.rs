@@ -32,7 +32,8 @@ impl Machine {
             agent: &options.agent,
             connection: self.id,
             recv_timeout_seconds: options.recv_timeout_seconds,
-            utc_patch: hello.wants_utc,
+            // As ArcadeDB, which calls itself compatible.
+            utc_patch: hello.wants_utc && !options.agent.contains("compatible"),
             is_manifest: self.is_manifest,
             credentials_expired: !self.version.has_logon() && self.is_expired(world),
         };
