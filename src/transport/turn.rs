@@ -136,9 +136,14 @@ impl State {
         !std::mem::take(&mut self.seen.traffic)
     }
 
-    /// A tick of an earlier busy time may still come: its generation is another.
+    /// A tick of an earlier busy time may still come: its generation is another. The kernel cannot
+    /// cancel a multishot timeout that has expired but not been told of, and goes on with it (seen
+    /// on Linux 6.18): such a one is cancelled anew, or it would keep the shard awake for ever.
     pub fn on_tick(&mut self, key: Key, cqe: Cqe) {
         if key != self.tick_key() {
+            if cqe.more() {
+                self.ring.stop_timeout(cqe.user_data, user_data(Operation::Silent, NOBODY));
+            }
             return;
         }
         self.seen.tick = true;
