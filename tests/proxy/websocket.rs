@@ -1,5 +1,5 @@
-//! WebSocket on the Bolt port, over the whole proxy. Conversations are in the scripts, which are all
-//! played over WebSocket, too; here is what frames make possible, and what they forbid.
+//! WebSocket on the Bolt port, over the whole proxy. Conversations are in the scripts, which are
+//! all played over WebSocket, too; here is what frames make possible, and what they forbid.
 
 use crate::client::{
     Client, PASSWORD, SILENCE, Said, V5_4, V5_8, Way, begin, commit, goodbye, hello, logon,
