@@ -280,8 +280,8 @@ fn long_values_pass_both_ways_byte_for_byte() {
     }
 }
 
-/// Of long frames only what shares a piece with the end of the one before is moved, and of a request
-/// what comes before it is decided on.
+/// Of long frames only what shares a piece with the end of the one before is moved, and of a
+/// request what comes before it is decided on.
 #[test]
 fn long_payloads_leave_from_where_they_were_received() {
     let stage = Stage::start(&[], Options::default());
