@@ -14,7 +14,7 @@ pub struct ShardCounters {
     /// Clients that wait for a server connection now.
     pub clients_waiting: u64,
     /// Closed clients by `CloseReason`.
-    pub closed: Tally<22>,
+    pub closed: Tally<24>,
     /// Server connections not kept, by `Discard`.
     pub discarded: Tally<15>,
     /// Server connections of this shard now: leased, idle, and in between (dialled, cleaned,

@@ -58,8 +58,7 @@ fn run(settings: Settings) -> u8 {
             return error.status;
         }
     };
-    let addresses: Vec<String> = proxy.addresses().iter().map(ToString::to_string).collect();
-    eprintln!("boltmux: accepting clients on {} for {uplink}", addresses.join(", "));
+    eprintln!("boltmux: accepting clients on {} for {uplink}", proxy.places().join(", "));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     while signals.forever().next() == Some(SIGHUP) {
         proxy.reload();

@@ -9,9 +9,11 @@ use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
 use crate::control::{self, Shutdown};
 use crate::shard;
 use crate::transport::driver::DriverHandle;
-use crate::transport::{listener, runtime};
+use crate::transport::listener::{self, SocketFile};
+use crate::transport::runtime;
 use rtrb::RingBuffer;
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub struct StartError {
 /// A running proxy.
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
+    /// Of Unix sockets; they go with the proxy.
+    files: Vec<SocketFile>,
     admin: Vec<SocketAddr>,
     shards: Vec<runtime::JoinHandle<()>>,
     control: runtime::JoinHandle<()>,
@@ -48,9 +52,7 @@ impl Proxy {
             .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
         let cpus = runtime::allowed_cpus();
         let shards = settings.shards.unwrap_or(cpus.len()).clamp(1, SHARDS_MAX);
-        let listeners = bind(&settings, shards)?;
-        let first = |(_, row): &(usize, Vec<TcpListener>)| row.first()?.local_addr().ok();
-        let addresses = listeners.iter().filter_map(first).collect();
+        let Bound { rows, addresses, files: socket_files } = bind(&settings, shards)?;
         let clients_max = clients_max(&settings, files)?;
         let settings = Arc::new(settings);
         let permits = Arc::new(Permits::new(settings.pool.size));
@@ -63,7 +65,7 @@ impl Proxy {
             secret: secret()?,
             cpus,
         };
-        let (shards, links) = launch.shards(listeners)?;
+        let (shards, links) = launch.shards(rows)?;
         let shutdown = Shutdown::default();
         let mut options = control::Options::from(&*settings);
         options.certificates = Some(certificates);
@@ -71,12 +73,19 @@ impl Proxy {
             .map_err(|text| StartError { status: exit::FAILED, text })?;
         // Who connects now finds the server known; if it cannot be reached, that is known too.
         let _ = control.looked.recv_timeout(LOOK_WITHIN);
-        Ok(Proxy { addresses, admin: control.admin, shards, control: control.thread, shutdown })
+        let (files, admin, control) = (socket_files, control.admin, control.thread);
+        Ok(Proxy { addresses, files, admin, shards, control, shutdown })
     }
 
     /// Where it listens.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// All places where it listens, as operators write them.
+    pub fn places(&self) -> Vec<String> {
+        let files = self.files.iter().map(|file| format!("unix:{}", file.path().display()));
+        self.addresses.iter().map(SocketAddr::to_string).chain(files).collect()
     }
 
     /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended.
@@ -117,7 +126,7 @@ impl Launch {
     /// One executor per shard, each with a listener of every row.
     fn shards(
         &self,
-        listeners: Vec<(usize, Vec<TcpListener>)>,
+        listeners: Rows,
     ) -> Result<(Vec<runtime::JoinHandle<()>>, Vec<ShardLink>), StartError> {
         let shards = listeners.first().map_or(0, |(_, row)| row.len());
         let (started, starting) = mpsc::channel::<Started>();
@@ -171,9 +180,7 @@ impl Launch {
 }
 
 /// One shard's listeners: the next one of each row.
-fn next_of_each(
-    rows: &mut [(usize, impl Iterator<Item = TcpListener>)],
-) -> Vec<(usize, TcpListener)> {
+fn next_of_each(rows: &mut [(usize, impl Iterator<Item = OwnedFd>)]) -> Vec<(usize, OwnedFd)> {
     rows.iter_mut().filter_map(|(place, row)| Some((*place, row.next()?))).collect()
 }
 
@@ -195,22 +202,45 @@ fn gather(
 }
 
 /// One row of listeners per address, one listener per shard in it, and its place in the settings.
-fn bind(settings: &Settings, shards: usize) -> Result<Vec<(usize, Vec<TcpListener>)>, StartError> {
+type Rows = Vec<(usize, Vec<OwnedFd>)>;
+
+/// Everything that is listened on.
+#[derive(Default)]
+struct Bound {
+    rows: Rows,
+    addresses: Vec<SocketAddr>,
+    files: Vec<SocketFile>,
+}
+
+fn bind(settings: &Settings, shards: usize) -> Result<Bound, StartError> {
     let failed = |text| StartError { status: exit::FAILED, text };
-    let mut rows = Vec::new();
+    let mut bound = Bound::default();
     for (place, listen) in settings.listen.iter().enumerate() {
+        if let BindHost::Unix(path) = &listen.bind.host {
+            let made = listener::bind_unix(path, listen.unix_mode, shards).map_err(failed)?;
+            bound.rows.push((place, made.0.into_iter().map(OwnedFd::from).collect()));
+            bound.files.push(made.1);
+            continue;
+        }
         for address in resolve(&listen.bind).map_err(failed)? {
-            rows.push((place, listener::bind(address, shards).map_err(failed)?));
+            let row = listener::bind_family(address, shards, listen.ipv6_only).map_err(failed)?;
+            bound.addresses.extend(row.first().and_then(|first| first.local_addr().ok()));
+            bound.rows.push((place, row.into_iter().map(OwnedFd::from).collect()));
         }
     }
-    Ok(rows)
+    Ok(bound)
 }
 
 /// The addresses of a `Bind`; names are resolved here, before any shard runs.
 #[expect(clippy::disallowed_methods, reason = "nothing runs yet that a slow name could hold up")]
 pub fn resolve(bind: &Bind) -> Result<Vec<SocketAddr>, String> {
     match &bind.host {
-        BindHost::Any => Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, bind.port))]),
+        // The IPv6 one takes IPv4 clients, too, where there is IPv6 at all.
+        BindHost::Any if listener::has_ipv6() => {
+            Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, bind.port))])
+        }
+        BindHost::Any => Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, bind.port))]),
+        BindHost::Unix(_) => Ok(Vec::new()),
         BindHost::Address(address) => Ok(vec![SocketAddr::from((*address, bind.port))]),
         BindHost::Name(name) => {
             let found = (name.as_str(), bind.port).to_socket_addrs();

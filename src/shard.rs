@@ -21,7 +21,7 @@ use crate::transport::http::Health;
 use crate::transport::websocket::upgrade::Origins;
 use rustls::ServerConfig;
 use std::cell::{Cell, RefCell};
-use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -39,7 +39,7 @@ pub struct Parts {
     pub shards: usize,
     pub settings: Arc<Settings>,
     /// One per address, and which of the settings' listeners it belongs to.
-    pub listeners: Vec<(usize, TcpListener)>,
+    pub listeners: Vec<(usize, OwnedFd)>,
     pub encryption: Encryption,
     pub permits: Arc<Permits>,
     pub clients: Arc<AtomicU32>,
@@ -123,6 +123,7 @@ fn make_world(
         connect_within: settings.timeouts.connect,
         login_within: settings.timeouts.login,
         tls: None,
+        proxy_protocol: settings.uplink.proxy_protocol,
     };
     let options = BackendOptions {
         pool: PoolOptions {
@@ -172,7 +173,11 @@ fn doors(settings: &Settings) -> Vec<Rc<Door>> {
                 TlsMode::Optional => DoorTls::Optional,
                 TlsMode::Required => DoorTls::Required,
             },
-            origins: Origins::Any,
+            balancers: listen.proxy_protocol.then(|| listen.proxy_networks.clone()),
+            origins: match listen.websocket_origins.is_empty() {
+                true => Origins::Any,
+                false => Origins::Listed(listen.websocket_origins.clone()),
+            },
             ping_every: settings.timeouts.websocket_ping,
         })
     };
@@ -183,6 +188,12 @@ fn relay_options(settings: &Settings, cells: &Cells) -> RelayOptions {
     let timeouts = &settings.timeouts;
     RelayOptions {
         is_session_mode: settings.pool.mode == PoolMode::Session,
+        // Behind TLS it would come too late: such connections are dialled before their client is
+        // known.
+        tells_clients: settings
+            .uplink
+            .proxy_protocol
+            .filter(|_| settings.uplink.encryption == crate::config::settings::Encryption::Off),
         versions: settings.uplink.versions.clone(),
         first_bytes_within: timeouts.first_bytes,
         login_within: timeouts.login,

@@ -89,6 +89,11 @@ fn defaults_are_the_documented_ones() {
         ("listen.client_ca", ""),
         ("listen.client_names", ""),
         ("listen.tls_minimum", "1.2"),
+        ("listen.ipv6_only", "false"),
+        ("listen.unix_mode", "0660"),
+        ("listen.websocket_origins", ""),
+        ("listen.proxy_protocol", "off"),
+        ("listen.proxy_networks", ""),
         ("uplink.uri", "bolt://localhost:7687"),
         ("uplink.ca_file", ""),
         ("uplink.client_cert", ""),
@@ -96,6 +101,7 @@ fn defaults_are_the_documented_ones() {
         ("uplink.user", "neo4j"),
         ("uplink.password", ""),
         ("uplink.versions", "auto"),
+        ("uplink.proxy_protocol", "off"),
         ("uplink.monitor", "true"),
         ("admin.bind", "off"),
         ("pool.mode", "transaction"),
@@ -120,6 +126,7 @@ fn defaults_are_the_documented_ones() {
         ("timeouts.transaction", "off"),
         ("timeouts.query", "off"),
         ("timeouts.client_idle", "off"),
+        ("timeouts.websocket_ping", "30s"),
         ("timeouts.drain", "30s"),
         ("transport.credit", "256KiB"),
         ("transport.buffers_client", "512"),
@@ -137,7 +144,9 @@ fn defaults_are_the_documented_ones() {
 }
 
 /// What a key needs beside it to be sound.
-const COMPANIONS: [(&str, &[&str]); 7] = [
+const COMPANIONS: [(&str, &[&str]); 9] = [
+    ("listen.proxy_protocol", &["listen.proxy_networks=10.0.0.0/8"]),
+    ("listen.proxy_networks", &["listen.proxy_protocol=required"]),
     ("listen.tls", &["listen.cert=c"]),
     ("listen.key", &["listen.cert=c"]),
     ("listen.client_ca", &["listen.cert=c", "listen.tls=required"]),
@@ -148,15 +157,20 @@ const COMPANIONS: [(&str, &[&str]); 7] = [
 ];
 
 /// A value other than the default for each key, printed as it is written.
-const OTHERS: [(&str, &str); 47] = [
+const OTHERS: [(&str, &str); 54] = [
     ("shards", "3"),
-    ("listen.bind", "127.0.0.1:1,[::1]:2,*:3"),
+    ("listen.bind", "127.0.0.1:1,[::1]:2,*:3,unix:/run/bolt.sock"),
     ("listen.tls", "required"),
     ("listen.cert", "one.pem,two.pem"),
     ("listen.key", "one.key"),
     ("listen.client_ca", "clients.pem"),
     ("listen.client_names", "app.example.com,The App"),
     ("listen.tls_minimum", "1.3"),
+    ("listen.ipv6_only", "true"),
+    ("listen.unix_mode", "0600"),
+    ("listen.websocket_origins", "https://browser.example,https://b.example:8443"),
+    ("listen.proxy_protocol", "required"),
+    ("listen.proxy_networks", "10.0.0.0/8,2001:db8::/32"),
     ("uplink.uri", "neo4j+ssc://core1:7688"),
     ("uplink.ca_file", "authority.pem"),
     ("uplink.client_cert", "own.pem"),
@@ -164,6 +178,7 @@ const OTHERS: [(&str, &str); 47] = [
     ("uplink.user", "watcher"),
     ("uplink.password", "not-a-real-password"),
     ("uplink.versions", "5.8, 5.4, 3.0"),
+    ("uplink.proxy_protocol", "v2"),
     ("uplink.monitor", "true"),
     ("admin.bind", "127.0.0.1:9100"),
     ("pool.mode", "session"),
@@ -188,6 +203,7 @@ const OTHERS: [(&str, &str); 47] = [
     ("timeouts.transaction", "2min"),
     ("timeouts.query", "3min"),
     ("timeouts.client_idle", "4h"),
+    ("timeouts.websocket_ping", "20s"),
     ("timeouts.drain", "1s"),
     ("transport.credit", "128KiB"),
     ("transport.buffers_client", "1024"),
@@ -369,7 +385,16 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 63] = [
+const REFUSED: [(&str, &str); 72] = [
+    ("listen.bind=unix:bolt.sock", "must begin at /"),
+    ("listen.bind=unix:", "must begin at /"),
+    ("listen.bind=unix:/a,unix:/a", "unix:/a is listed twice"),
+    ("admin.bind=unix:/a", "not a Unix socket"),
+    ("listen.unix_mode=rw", "expected rights in octal, such as 0660, not \"rw\""),
+    ("listen.unix_mode=1777", "expected rights in octal"),
+    ("listen.proxy_protocol=required", "needs listen.proxy_networks"),
+    ("listen.proxy_networks=10.0.0.0/8", "needs listen.proxy_protocol = \"required\""),
+    ("listen.proxy_networks=ten", "expected a network such as 10.0.0.0/8, not \"ten\""),
     ("pool.size=0", "--set pool.size: expected a whole number from 1 to 65535, not \"0\""),
     ("pool.size=-1", "not \"-1\""),
     ("pool.size=1.5", "expected a whole number"),
@@ -788,4 +813,30 @@ fn check_dials_only_when_asked() {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("is uplink.uri right?"), "{said}");
     assert_eq!(boltmux(&["check", "-uri", &uri]).0, Some(0));
+}
+
+#[test]
+fn each_section_of_its_own_is_a_listener_of_its_own() {
+    let toml = "[[listen]]\nbind = \"0.0.0.0:1\"\n\n[[listen]]\nbind = \"[::]:1\"\n\
+        ipv6_only = true\n\n[[listen]]\nbind = \"unix:/run/b.sock\"\nunix_mode = \"0600\"\n\n\
+        [[listen]]\nbind = \":2\"\nproxy_protocol = \"required\"\n\
+        proxy_networks = [\"10.0.0.0/8\", \"192.0.2.7\"]\n\
+        websocket_origins = [\"https://a.example\"]\n";
+    let json = "{\"listen\": [{\"bind\": \"0.0.0.0:1\"}, {\"bind\": \"[::]:1\", \"ipv6_only\": true}, \
+        {\"bind\": \"unix:/run/b.sock\", \"unix_mode\": \"0600\"}, {\"bind\": \":2\", \
+        \"proxy_protocol\": \"required\", \"proxy_networks\": [\"10.0.0.0/8\", \"192.0.2.7\"], \
+        \"websocket_origins\": [\"https://a.example\"]}]}";
+    for file in [("a.toml", toml), ("a.json", json)] {
+        let command = parse_with(&["--config", file.0], &[], &[file]).unwrap();
+        let Command::Run(settings) = command else { panic!("expected to run") };
+        let all = &settings.listen;
+        let only: Vec<bool> = all.iter().map(|listen| listen.ipv6_only).collect();
+        assert_eq!(only, [false, true, false, false], "{}", file.0);
+        assert_eq!((all[1].unix_mode, all[2].unix_mode), (0o660, 0o600));
+        assert!(!all[0].proxy_protocol && all[3].proxy_protocol);
+        let networks: Vec<String> = all[3].proxy_networks.iter().map(|it| it.to_string()).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);
+        assert_eq!(all[3].websocket_origins, ["https://a.example"]);
+        assert!(all[0].websocket_origins.is_empty());
+    }
 }

@@ -199,8 +199,7 @@ impl<'a> Conductor<'a> {
     ) -> Result<Tally, String> {
         self.order(order);
         let place = Place { target, round, is_connecting: true };
-        // Logins queue on each thread, and each may take its whole time.
-        let limit = self.plan.connect_timeout * (self.plan.clients as u32);
+        let limit = worker::logins_time_max(self.plan);
         let mut sum = Tally::default();
         let wait = Wait { place, ramp: Duration::ZERO, limit };
         for reply in self.gather(wait, done, progress)?.0 {
@@ -222,7 +221,7 @@ impl<'a> Conductor<'a> {
         let Run { target, round, ramp, time, requests } = run;
         self.order(Order::Run { target, ramp, time, requests });
         let place = Place { target, round, is_connecting: false };
-        let limit = ramp + time + plan.request_timeout + plan.connect_timeout * plan.clients as u32;
+        let limit = ramp + time + plan.request_timeout + worker::logins_time_max(plan);
         let (replies, [before, own_before]) =
             self.gather(Wait { place, ramp, limit }, done, progress)?;
         let [after, own_after] = self.cpu_times(target);

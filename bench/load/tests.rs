@@ -112,6 +112,7 @@ fn plan(addresses: &[SocketAddr]) -> Plan {
         password: "test-password".into(),
         version: None,
         tls: None,
+        is_websocket: false,
     };
     Plan {
         targets: addresses.iter().enumerate().map(target).collect(),
@@ -364,4 +365,33 @@ fn a_target_that_nobody_can_log_in_to_is_counted_and_the_others_measured() {
     assert!(error.contains("4294967295"), "{error}");
     let error = run(&Plan::default(), &mut |_| {}).unwrap_err();
     assert!(error.contains("no target"), "{error}");
+}
+
+#[test]
+fn a_target_that_speaks_no_bolt_is_counted_by_what_it_does() {
+    for (answer, part) in [
+        (&b""[..], "closed by the server"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", ""),
+        (&[0, 0, 0, 0], ""),
+        (&[0, 0, 9, 9], ""),
+        (&[0, 0, 4, 5, 0, 3, 0xB1, 0x7F, 0xA0, 0, 0], ""),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (mut stream, mut hello) = (stream.unwrap(), [0; 20]);
+                // What the client has sent behind that is of no interest.
+                let _ = stream.read_exact(&mut hello).and_then(|()| stream.write_all(answer));
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        });
+        let report = run_quietly(&plan(&[address, serve(Fault::Nothing)]));
+        let [wrong, fine] = &report.targets[..] else { panic!("two targets were given") };
+        let kinds: Vec<&String> = wrong.errors().keys().collect();
+        assert!(wrong.is_lame && kinds.len() == 1, "{answer:?}: {kinds:?}");
+        assert!(kinds[0].starts_with("login: ") && kinds[0].contains(part), "{kinds:?}");
+        assert!(fine.requests() > 100 && !report.is_clean(), "{}", report.to_table());
+    }
 }

@@ -91,6 +91,13 @@ pub fn start(assignment: Assignment) -> io::Result<runtime::JoinHandle<()>> {
     runtime::start_executor(&format!("load-{thread}"), cpu, move || work(assignment))
 }
 
+/// How long it may take until every client of a target has tried to log in: so many at a time on
+/// each thread, and each may take its whole time.
+pub fn logins_time_max(plan: &Plan) -> Duration {
+    let turns = plan.clients.div_ceil(plan.threads).div_ceil(LOGINS_MAX);
+    plan.connect_timeout * turns as u32
+}
+
 /// What the clients of one thread share.
 pub struct Worker {
     pub driver: Rc<Driver>,

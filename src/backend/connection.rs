@@ -3,6 +3,7 @@
 use crate::backend::identity::Identity;
 use crate::backend::pool::DialFailure;
 use crate::transport::driver::Driver;
+use crate::transport::proxy_protocol;
 use crate::transport::stream::Stream;
 use crate::transport::tls;
 use crate::transport::tls::client::Uplink;
@@ -38,6 +39,9 @@ pub struct Target {
     pub login_within: Duration,
     /// How TLS is spoken, if it is.
     pub tls: Option<Uplink>,
+    /// The PROXY header that comes first. A pooled connection belongs to no client: boltmux speaks
+    /// for itself.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
 }
 
 /// A connection that is READY, and what its server said on the way.
@@ -72,8 +76,10 @@ pub async fn dial(
     let limit = target.connect_within;
     let started = driver.now();
     let no_answer = || DialError::from(format!("no answer within {limit:?}"));
-    let conn = within(driver, limit, connect(driver, target)).await;
-    let conn = conn.unwrap_or_else(|| Err(no_answer()))?;
+    // Session mode tells of its client, where that is not too late.
+    let is_told_later = is_raw(version) && target.tls.is_none();
+    let opening = target.proxy_protocol.filter(|_| !is_told_later);
+    let conn = connect(driver, target, opening, limit).await?;
     if is_raw(version) {
         let hello = HelloSuccess::default();
         return Ok(Dialed { conn, hello, credentials_expired: false });
@@ -83,7 +89,10 @@ pub async fn dial(
     let logged_in = match greeted.unwrap_or_else(|| Err(no_answer())) {
         Ok(()) => {
             let limit = target.login_within;
-            let late = || Err(format!("no answer to the login within {limit:?}").into());
+            let late = || {
+                let text = format!("no answer to the login within {limit:?}");
+                Err(DialError::Failed(DialFailure::Slow(text)))
+            };
             let login = within(driver, limit, log_in(&conn, target, identity));
             login.await.unwrap_or_else(late)
         }
@@ -117,13 +126,24 @@ pub async fn within<T>(
     .await
 }
 
-/// The first address that answers.
-async fn connect(driver: &Rc<Driver>, target: &Target) -> Result<Stream, DialError> {
+/// The first address that answers. Each has its share of the time: one that swallows everything
+/// must not hide the others.
+async fn connect(
+    driver: &Rc<Driver>,
+    target: &Target,
+    opening: Option<proxy_protocol::Version>,
+    limit: Duration,
+) -> Result<Stream, DialError> {
+    let (started, count) = (driver.now(), target.addresses.len());
     let mut last = String::from("the name has no address");
-    for &address in &target.addresses {
-        match open(driver, address, target.tls.as_ref()).await {
-            Ok(conn) => return Ok(conn),
-            Err(error) => last = format!("{address}: {error}"),
+    for (index, &address) in target.addresses.iter().enumerate() {
+        let left = limit.saturating_sub(driver.now() - started);
+        let share = left / (count - index) as u32;
+        let opened = open(driver, address, target.tls.as_ref(), opening);
+        match within(driver, share, opened).await {
+            Some(Ok(conn)) => return Ok(conn),
+            Some(Err(error)) => last = format!("{address}: {error}"),
+            None => last = format!("{address}: no answer within {share:?}"),
         }
     }
     Err(last.into())
@@ -133,8 +153,12 @@ async fn open(
     driver: &Rc<Driver>,
     address: SocketAddr,
     tls: Option<&Uplink>,
+    opening: Option<proxy_protocol::Version>,
 ) -> io::Result<Stream> {
     let conn = driver.dial(address).await?;
+    if let Some(version) = opening {
+        conn.send([Bytes::from(proxy_protocol::header(version, None)).into()]);
+    }
     let Some(uplink) = tls else { return Ok(conn.into()) };
     let stream = tls::connect(conn, uplink)?;
     match tls::established(&stream).await {

@@ -18,6 +18,7 @@ use crate::transport::buffer::Chunk;
 use crate::transport::driver::{Driver, TICK};
 use crate::transport::stream::Stream;
 use crate::transport::tls::client::Uplink;
+use crate::wire::error::shown;
 use crate::wire::message::RESET;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -318,8 +319,12 @@ impl Backend {
                 self.pool.borrow_mut().dial_expired(id, self.now());
                 return self.carry_out();
             }
+            Ok(dialed) if identity.profile.utc_patch && !dialed.hello.utc_patch => {
+                connection::close(dialed.conn, true).await;
+                DialFailure::PatchRefused
+            }
             Ok(dialed) => {
-                self.learn(&dialed.hello, &identity);
+                self.learn(&dialed.hello);
                 self.keep_idle(id, dialed.conn);
                 self.renew(identity.fingerprint);
                 drop(identity); // the pool counts who still knows a private one
@@ -331,7 +336,7 @@ impl Backend {
         };
         self.discarded.borrow_mut()[Discard::DialFailed as usize] += 1;
         if let DialFailure::Unreachable(text) = &failure {
-            tracing::debug!("dial to {} failed: {text}", target.name);
+            tracing::debug!("dial to {} failed: {}", target.name, shown(text));
         }
         let refused = failure.about_credentials();
         self.pool.borrow_mut().dial_failed(id, failure, self.now());
@@ -342,29 +347,33 @@ impl Backend {
     }
 
     /// A server that nobody has probed yet has told about itself.
-    fn learn(&self, hello: &crate::wire::message::HelloSuccess, identity: &Identity) {
+    fn learn(&self, hello: &crate::wire::message::HelloSuccess) {
         if self.known.borrow().is_none() && !hello.server.is_empty() {
             self.known.replace(Some(Rc::new(KnownServer {
                 agent: hello.server.clone(),
                 recv_timeout_seconds: hello.recv_timeout_seconds,
-                versions: vec![identity.profile.version],
+                versions: Vec::new(), // one client's version says nothing of the others
             })));
         }
     }
 
     fn grant(self: &Rc<Self>, ticket: Ticket, id: ServerId) {
-        let lease = self.check_out(id);
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(slot) = waiting.get_mut(&ticket) else {
-            drop(waiting); // whoever gets the connection now is woken through it
-            if let Some(lease) = lease {
-                lease.check_in();
+        let Some(lease) = self.check_out(id) else {
+            // Nothing was sent on it: whoever waits for it waits for the next one.
+            let now = self.now();
+            self.pool.borrow_mut().close(id, Discard::ServerClosed);
+            let is_waiting = self.waiting.borrow().contains_key(&ticket);
+            if is_waiting {
+                self.pool.borrow_mut().grant_lost(id, now);
             }
             return;
         };
-        // A connection that ended on its way is like one that was lost before the first byte.
-        let lost = || Refusal::Unreachable("the connection ended before its use".into());
-        slot.result = Some(lease.ok_or_else(lost));
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(slot) = waiting.get_mut(&ticket) else {
+            drop(waiting); // whoever gets the connection now is woken through it
+            return lease.check_in();
+        };
+        slot.result = Some(Ok(lease));
         if let Some(waker) = slot.waker.take() {
             self.driver.note_wake();
             waker.wake();

@@ -28,6 +28,8 @@ pub enum Refusal {
     Server(Box<Failure>),
     /// The server let the client in, but only to change its password.
     Expired,
+    /// The server does not agree to `patch_bolt`, for which these clients asked.
+    PatchRefused,
     /// Too many clients wait already.
     QueueFull,
     /// The proxy is shutting down.

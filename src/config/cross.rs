@@ -1,6 +1,8 @@
 //! What single values cannot show: settings that contradict each other.
 
-use crate::config::settings::{Encryption, ListenTls, PoolMode, Settings, TlsMode};
+use crate::config::settings::{
+    Bind, BindHost, Encryption, Listen, ListenTls, PoolMode, Settings, TlsMode,
+};
 use crate::config::values::{show_bind, show_size};
 
 /// A rule over several keys. It is looked at only if all of them could be read.
@@ -23,6 +25,7 @@ pub const RULES: &[Rule] = &[
     Rule { keys: &["listen.key", "listen.cert"], broken: keys_of_other_number },
     Rule { keys: &["listen.client_ca", "listen.tls"], broken: clients_slip_past },
     Rule { keys: &["listen.client_names", "listen.client_ca"], broken: names_of_nobody },
+    Rule { keys: &["listen.proxy_networks", "listen.proxy_protocol"], broken: balancers_unknown },
     Rule { keys: &["uplink.ca_file", "uplink.uri"], broken: authority_unused },
     Rule { keys: &["uplink.client_cert", "uplink.uri"], broken: client_certificate_unused },
     Rule { keys: &["uplink.client_key", "uplink.client_cert"], broken: client_key_alone },
@@ -108,6 +111,23 @@ fn names_of_nobody(settings: &Settings) -> Option<String> {
     Some(format!("{bind} has listen.client_names, which needs listen.client_ca"))
 }
 
+fn balancers_unknown(settings: &Settings) -> Option<String> {
+    let is_unix = |bind: &Bind| matches!(bind.host, BindHost::Unix(_));
+    let open = settings.listen.iter().find(|listen| {
+        listen.proxy_protocol && listen.proxy_networks.is_empty() && !is_unix(&listen.bind)
+    });
+    if let Some(listen) = open {
+        let bind = show_bind(&listen.bind);
+        return Some(format!(
+            "listen.proxy_protocol on {bind} needs listen.proxy_networks: who may send the header \
+             (0.0.0.0/0,::/0 for everybody, who can then claim any address)"
+        ));
+    }
+    let is_unused = |listen: &Listen| !listen.proxy_networks.is_empty() && !listen.proxy_protocol;
+    let bind = show_bind(&settings.listen.iter().find(|listen| is_unused(listen))?.bind);
+    Some(format!("listen.proxy_networks of {bind} needs listen.proxy_protocol = \"required\""))
+}
+
 fn authority_unused(settings: &Settings) -> Option<String> {
     let uplink = &settings.uplink;
     let is_unused = uplink.ca_file.is_some() && uplink.encryption != Encryption::Verified;
@@ -130,9 +150,10 @@ fn client_key_alone(settings: &Settings) -> Option<String> {
 /// Port 0 is a new port each time.
 fn bound_twice(settings: &Settings) -> Option<String> {
     let binds = || settings.listen.iter().map(|listen| &listen.bind);
-    let twice = binds()
-        .enumerate()
-        .find(|(index, bind)| bind.port != 0 && binds().take(*index).any(|other| other == *bind));
+    let twice = binds().enumerate().find(|(index, bind)| {
+        let is_fixed = bind.port != 0 || matches!(bind.host, BindHost::Unix(_));
+        is_fixed && binds().take(*index).any(|other| other == *bind)
+    });
     twice.map(|(_, bind)| format!("{} is listed twice, list it once", show_bind(bind)))
 }
 

@@ -1,12 +1,17 @@
 //! The table of all keys. The parser, `boltmux check` and the documentation read it, so that a
 //! key cannot exist for one of them only.
 
+#[macro_use]
+mod macros;
+
 mod forms;
 mod kind;
 
 pub use forms::{reset_listeners, set_one};
 pub use kind::Kind;
 
+use crate::transport::proxy_protocol::Version as ProxyVersion;
+use ipnet::IpNet;
 use std::fmt::Write;
 
 use crate::config::keys::forms::*;
@@ -31,6 +36,9 @@ const TLS_MODES: [(&str, TlsMode); 3] =
     [("off", TlsMode::Off), ("optional", TlsMode::Optional), ("required", TlsMode::Required)];
 const TLS_VERSIONS: [(&str, TlsVersion); 2] =
     [("1.2", TlsVersion::V1_2), ("1.3", TlsVersion::V1_3)];
+const PROXY_MODES: [(&str, bool); 2] = [("off", false), ("required", true)];
+const PROXY_VERSIONS: [(&str, Option<ProxyVersion>); 3] =
+    [("off", None), ("v1", Some(ProxyVersion::One)), ("v2", Some(ProxyVersion::Two))];
 const LEVELS: [(&str, LogLevel); 5] = [
     ("error", LogLevel::Error),
     ("warn", LogLevel::Warn),
@@ -74,73 +82,6 @@ impl Key {
 /// a service called boltmux sets `BOLTMUX_PORT` and the like by itself.
 pub const VARIABLE_PREFIX: &str = "BOLTMUX__";
 
-/// A key whose field holds a value of one of the kinds with a parser and a printer.
-macro_rules! key {
-    ($name:literal, $kind:ident, $($field:ident).+, $parse:expr, $show:expr, $meaning:literal) => {
-        Key {
-            name: $name,
-            kind: Kind::$kind,
-            meaning: $meaning,
-            set: |settings, text| {
-                settings.$($field).+ = $parse(text)?;
-                Ok(())
-            },
-            show: |settings| $show(&settings.$($field).+),
-        }
-    };
-}
-
-/// A key of every listener. A file may give each listener its own value; elsewhere it is for all of
-/// them.
-macro_rules! listener {
-    ($name:literal, $kind:ident, $($field:ident).+, $parse:expr, $show:expr, $meaning:literal) => {
-        Key {
-            name: $name,
-            kind: Kind::$kind,
-            meaning: $meaning,
-            set: |settings, text| {
-                let value = $parse(text)?;
-                settings.listen.iter_mut().for_each(|listen| listen.$($field).+ = value.clone());
-                Ok(())
-            },
-            show: |settings| {
-                settings.listen.first().map_or_else(String::new, |it| $show(&it.$($field).+))
-            },
-        }
-    };
-}
-
-/// A duration above zero.
-macro_rules! duration {
-    ($name:literal, $($field:ident).+, $meaning:literal) => {
-        key!($name, Duration, $($field).+, parse_duration_positive, |it: &_| show_duration(*it),
-             $meaning)
-    };
-}
-
-/// A duration that may be off.
-macro_rules! optional_duration {
-    ($name:literal, $($field:ident).+, $meaning:literal) => {
-        key!($name, OptionalDuration, $($field).+, parse_duration_optional,
-             |it: &_| show_duration_optional(*it), $meaning)
-    };
-}
-
-/// A size within bounds.
-macro_rules! size {
-    ($name:literal, $($field:ident).+, $minimum:expr, $maximum:expr, $meaning:literal) => {
-        key!($name, Size, $($field).+, |text| parse_size(text, $minimum, $maximum),
-             |it: &u32| show_size(*it), $meaning)
-    };
-}
-
-/// A plain `true` or `false`.
-macro_rules! switch {
-    ($name:literal, $($field:ident).+, $meaning:literal) => {
-        key!($name, Switch, $($field).+, parse_switch, bool::to_string, $meaning)
-    };
-}
-
 /// Every key there is, in the order of the documentation.
 pub const KEYS: &[Key] = &[
     key!(
@@ -154,7 +95,8 @@ pub const KEYS: &[Key] = &[
     Key {
         name: "listen.bind",
         kind: Kind::Bind,
-        meaning: "where clients are accepted: host:port, [IPv6]:port, or :port for all addresses",
+        meaning: "where clients are accepted: host:port, [IPv6]:port, :port for all addresses, \
+                  unix:/path",
         set: set_listen,
         show: |settings| {
             let binds: Vec<String> =
@@ -210,6 +152,46 @@ pub const KEYS: &[Key] = &[
         |text| parse_word(text, &TLS_VERSIONS),
         |it: &_| show_word(*it, &TLS_VERSIONS),
         "oldest TLS version that clients may speak: 1.2 or 1.3"
+    ),
+    listener!(
+        "listen.ipv6_only",
+        Switch,
+        ipv6_only,
+        parse_switch,
+        bool::to_string,
+        "whether an IPv6 address takes IPv6 clients only"
+    ),
+    listener!(
+        "listen.unix_mode",
+        Text,
+        unix_mode,
+        parse_rights,
+        show_rights,
+        "who may connect to a Unix socket, as chmod says it"
+    ),
+    listener!(
+        "listen.websocket_origins",
+        List,
+        websocket_origins,
+        parse_list,
+        |it: &Vec<String>| it.join(","),
+        "pages whose scripts may open a WebSocket, such as https://browser.example; none: all"
+    ),
+    listener!(
+        "listen.proxy_protocol",
+        Word,
+        proxy_protocol,
+        |text| parse_word(text, &PROXY_MODES),
+        |it: &_| show_word(*it, &PROXY_MODES),
+        "off, or required: a PROXY header, version 1 or 2, comes before everything else"
+    ),
+    listener!(
+        "listen.proxy_networks",
+        List,
+        proxy_networks,
+        parse_networks,
+        |it: &Vec<IpNet>| show_networks(it),
+        "networks of the balancers that send it, such as 10.0.0.0/8; others are closed"
     ),
     Key {
         name: "uplink.uri",
@@ -274,6 +256,14 @@ pub const KEYS: &[Key] = &[
         parse_versions,
         |it: &Vec<_>| show_versions(it),
         "Bolt versions offered to clients, preferred first: 5.8, 5.4; auto: all the server speaks"
+    ),
+    key!(
+        "uplink.proxy_protocol",
+        Word,
+        uplink.proxy_protocol,
+        |text| parse_word(text, &PROXY_VERSIONS),
+        |it: &_| show_word(*it, &PROXY_VERSIONS),
+        "PROXY header to servers, which must expect it: off, v1 or v2"
     ),
     switch!(
         "uplink.monitor",

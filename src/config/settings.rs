@@ -4,6 +4,8 @@
 //! is its type (`Duration`) or the first words of its documentation. Nothing here parses or
 //! checks: a `Settings` that came out of `command::parse` has been checked already.
 
+use crate::transport::proxy_protocol::Version as ProxyVersion;
+use ipnet::IpNet;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -62,6 +64,16 @@ pub struct Listen {
     pub bind: Bind,
     /// Whether and how its clients encrypt.
     pub tls: ListenTls,
+    /// Whether an IPv6 address takes IPv6 clients only. Off, as Linux has it.
+    pub ipv6_only: bool,
+    /// The rights of a Unix socket: owner and group by default.
+    pub unix_mode: u32,
+    /// The pages whose scripts may open a WebSocket. Empty: all, as Neo4j has it.
+    pub websocket_origins: Vec<String>,
+    /// Whether a PROXY header comes before everything else.
+    pub proxy_protocol: bool,
+    /// Who may send it.
+    pub proxy_networks: Vec<IpNet>,
 }
 
 impl Default for Listen {
@@ -69,6 +81,11 @@ impl Default for Listen {
         Self {
             bind: Bind { host: BindHost::Name("localhost".into()), port: 8888 },
             tls: ListenTls::default(),
+            ipv6_only: false,
+            unix_mode: 0o660,
+            websocket_origins: Vec::new(),
+            proxy_protocol: false,
+            proxy_networks: Vec::new(),
         }
     }
 }
@@ -128,7 +145,7 @@ pub enum TlsVersion {
 pub struct Bind {
     /// Which of this machine's addresses.
     pub host: BindHost,
-    /// TCP port; 0 lets the system choose.
+    /// TCP port; 0 lets the system choose. 0 for a Unix socket.
     pub port: u16,
 }
 
@@ -141,6 +158,8 @@ pub enum BindHost {
     Address(IpAddr),
     /// A name; every address it resolves to is bound.
     Name(String),
+    /// A socket in the file system; it has no port.
+    Unix(PathBuf),
 }
 
 /// How the servers' address is to be understood.
@@ -177,6 +196,8 @@ pub struct Uplink {
     pub client_cert: Option<PathBuf>,
     /// Its key. `None`: in the same file.
     pub client_key: Option<PathBuf>,
+    /// The PROXY header that servers are sent first. `None`: none.
+    pub proxy_protocol: Option<ProxyVersion>,
     /// Name or address literal, IPv6 without brackets. From `uplink.uri`, default `localhost`.
     pub host: String,
     /// TCP port. From `uplink.uri`, default 7687, Bolt's registered port.
@@ -198,6 +219,7 @@ impl Default for Uplink {
         Self {
             scheme: Scheme::Bolt,
             encryption: Encryption::Off,
+            proxy_protocol: None,
             ca_file: None,
             client_cert: None,
             client_key: None,

@@ -9,6 +9,10 @@ use std::time::Duration;
 use crate::config::settings::{Bind, BindHost, Encryption, Scheme};
 use crate::wire::version::Version;
 
+/// What an address in the file system begins with.
+const UNIX: &str = "unix:";
+/// What fits into a socket's address with the zero behind it (Linux, `sockaddr_un`).
+const UNIX_PATH_BYTES_MAX: usize = 107;
 /// A year: longer than any connection lives, short enough that sums of deadlines never overflow.
 pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -152,8 +156,19 @@ pub fn show_versions(versions: &[Version]) -> String {
 }
 
 /// Reads an address to listen on: `host:port`, `1.2.3.4:port`, `[::1]:port`, `:port`, `*:port`.
+/// `unix:/path` is a socket in the file system.
 pub fn parse_bind(text: &str) -> Result<Bind, String> {
-    let expected = "expected host:port, [IPv6]:port, :port or *:port";
+    let expected = "expected host:port, [IPv6]:port, :port, *:port or unix:/path";
+    if let Some(path) = text.trim().strip_prefix(UNIX) {
+        let is_path = path.starts_with('/') && path.len() <= UNIX_PATH_BYTES_MAX;
+        return match is_path {
+            true => Ok(Bind { host: BindHost::Unix(path.into()), port: 0 }),
+            false => Err(format!(
+                "{expected}, not {text:?}: the path must begin at / and have at most \
+                 {UNIX_PATH_BYTES_MAX} bytes"
+            )),
+        };
+    }
     let (host, port) =
         split_port(text.trim()).map_err(|why| format!("{expected}, not {text:?}: {why}"))?;
     let port = port.ok_or_else(|| format!("{expected}, not {text:?}: the port is missing"))?;
@@ -173,6 +188,7 @@ pub fn show_bind(bind: &Bind) -> String {
         BindHost::Address(IpAddr::V6(address)) => format!("[{address}]:{}", bind.port),
         BindHost::Address(IpAddr::V4(address)) => format!("{address}:{}", bind.port),
         BindHost::Name(name) => format!("{name}:{}", bind.port),
+        BindHost::Unix(path) => format!("{UNIX}{}", path.display()),
     }
 }
 

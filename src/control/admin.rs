@@ -56,6 +56,8 @@ pub async fn bind(bind: Option<&Bind>) -> Result<Vec<(SocketAddr, TcpListener)>,
                 .map(|listener| vec![listener]);
         }
         BindHost::Address(address) => vec![SocketAddr::from((*address, *port))],
+        // The configuration refuses it.
+        BindHost::Unix(_) => Vec::new(),
         BindHost::Name(name) => {
             let address = Address { host: name.clone(), port: *port };
             let failed = |error| format!("cannot resolve admin.bind {address}: {error}");

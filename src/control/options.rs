@@ -2,6 +2,7 @@
 
 use crate::config::{Bind, Secret, Settings};
 use crate::control::certificates::Certificates;
+use crate::transport::proxy_protocol;
 use std::time::Duration;
 
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct Options {
     pub port: u16,
     /// Whether the server is dialled at all; without it only its name is resolved.
     pub monitor: bool,
+    /// The PROXY header that the server is sent first.
+    pub proxy_protocol: Option<proxy_protocol::Version>,
     /// Tells a server that speaks nothing above Bolt 5.0, where HELLO is the login, who asks; such
     /// a server's agent stays unknown without a password.
     pub user: String,
@@ -45,6 +48,7 @@ impl From<&Settings> for Options {
             host: uplink.host.clone(),
             port: uplink.port,
             monitor: uplink.monitor,
+            proxy_protocol: uplink.proxy_protocol,
             user: uplink.user.clone(),
             password: uplink.password.clone(),
             certificates: None,

@@ -2,6 +2,7 @@
 //! needs of Bolt as a client, each step with a time limit. Decides nothing.
 
 use crate::control::wire::Wire;
+use crate::transport::proxy_protocol;
 use crate::transport::runtime;
 use crate::transport::tls::client::Uplink;
 use crate::wire::chunk::{self, Kind, Scanner};
@@ -43,11 +44,16 @@ impl Peer {
         address: SocketAddr,
         limit: Duration,
         tls: Option<&Uplink>,
+        opening: Option<proxy_protocol::Version>,
     ) -> Result<Peer, String> {
         let stream = TcpStream::connect_timeout(address, limit).await;
         let stream = stream
             .map_err(|error| format!("cannot connect to {address}: {}", io::Error::from(error)))?;
         let mut peer = Peer { stream: Wire::plain(stream), address, limit, received: Vec::new() };
+        if let Some(version) = opening {
+            let header = proxy_protocol::header(version, None);
+            peer.stream.write_all(&header).await.map_err(text)?;
+        }
         if let Some(uplink) = tls {
             let step = async |peer: &mut Peer| peer.stream.encrypt(uplink).await.map_err(text);
             let outcome = peer.step("an answer to the TLS handshake", step).await;

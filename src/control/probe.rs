@@ -7,6 +7,7 @@
 
 use crate::backend::KnownServer;
 use crate::control::peer::{Peer, Sighting};
+use crate::transport::proxy_protocol;
 use crate::transport::tls::client::Uplink;
 use crate::wire::handshake;
 use crate::wire::message::{
@@ -30,6 +31,8 @@ pub struct Target<'a> {
     pub step_limit: Duration,
     /// How TLS is spoken, if it is.
     pub tls: Option<&'a Uplink>,
+    /// The PROXY header that comes first.
+    pub opening: Option<proxy_protocol::Version>,
     /// The login for servers that answer HELLO to nobody else (up to Bolt 5.0).
     pub login: Option<&'a Auth>,
 }
@@ -46,7 +49,8 @@ pub struct Learned {
 
 /// A handshake only: whether the server is there and what it answers.
 pub async fn look(target: &Target<'_>) -> Result<Sighting, String> {
-    let mut peer = Peer::connect(target.address, target.step_limit, target.tls).await?;
+    let mut peer =
+        Peer::connect(target.address, target.step_limit, target.tls, target.opening).await?;
     let outcome = peer.propose_manifest().await;
     // A client that wants nothing of a manifest says so; others just end.
     let is_manifest = matches!(outcome, Ok(Sighting::All(_)));
@@ -58,7 +62,8 @@ pub async fn look(target: &Target<'_>) -> Result<Sighting, String> {
 /// its choice and its agent are the same, so that a server without one is asked one by one only
 /// after a change.
 pub async fn learn(target: &Target<'_>, before: Option<&Learned>) -> Result<Learned, String> {
-    let mut peer = Peer::connect(target.address, target.step_limit, target.tls).await?;
+    let mut peer =
+        Peer::connect(target.address, target.step_limit, target.tls, target.opening).await?;
     let sighting = match peer.propose_manifest().await {
         Ok(sighting) => sighting,
         Err(trouble) => {
@@ -82,16 +87,20 @@ pub async fn learn(target: &Target<'_>, before: Option<&Learned>) -> Result<Lear
         (_, Some(before)) if before.sighting == sighting && greeting.is_of(&before.known) => {
             before.known.versions.clone()
         }
-        _ => ask_each(target, Some(chosen)).await?,
+        _ => ask_each(target, Some(chosen), Some(MANIFEST_SINCE)).await?,
     };
     Ok(greeting.learned(sighting, versions))
 }
 
 /// For a server to which the proposal of a manifest says nothing.
 async fn learn_exactly(target: &Target<'_>, sighting: Sighting) -> Result<Learned, String> {
-    let versions = ask_each(target, None).await?;
+    // An end without an answer may be a server's that knows no manifest, or that of a server which
+    // was just killed: then nothing is known, and every version is asked for.
+    let below = (sighting == Sighting::Nothing).then_some(MANIFEST_SINCE);
+    let versions = ask_each(target, None, below).await?;
     let highest = *versions.first().ok_or_else(|| no_version(target))?;
-    let mut peer = Peer::connect(target.address, target.step_limit, target.tls).await?;
+    let mut peer =
+        Peer::connect(target.address, target.step_limit, target.tls, target.opening).await?;
     match peer.propose(highest).await {
         Ok(true) => {
             let greeting = greet(target, peer, highest, false).await?;
@@ -105,13 +114,21 @@ async fn learn_exactly(target: &Target<'_>, sighting: Sighting) -> Result<Learne
 }
 
 /// The versions of a server without a manifest, highest first: one connection and one exact
-/// proposal each, since such servers may not understand ranges.
-async fn ask_each(target: &Target<'_>, spoken: Option<Version>) -> Result<Vec<Version>, String> {
+/// proposal each, since such servers may not understand ranges. `below` bounds what is asked for
+/// beside `spoken`. An end instead of an answer is an error, never "not spoken".
+async fn ask_each(
+    target: &Target<'_>,
+    spoken: Option<Version>,
+    below: Option<Version>,
+) -> Result<Vec<Version>, String> {
     let mut versions = Vec::new();
-    let classic = Version::ALL.into_iter().rev().filter(|version| *version < MANIFEST_SINCE);
-    for version in classic.chain(spoken.filter(|version| *version >= MANIFEST_SINCE)) {
+    let is_asked =
+        |version: &Version| spoken == Some(*version) || below.is_none_or(|below| *version < below);
+    for version in Version::ALL.into_iter().rev().filter(is_asked) {
         let is_spoken = spoken == Some(version) || {
-            let mut peer = Peer::connect(target.address, target.step_limit, target.tls).await?;
+            let mut peer =
+                Peer::connect(target.address, target.step_limit, target.tls, target.opening)
+                    .await?;
             let outcome = peer.propose(version).await;
             peer.end(&[]).await;
             outcome?

@@ -15,6 +15,7 @@ use crate::control::probe::{self, Learned, Target};
 use crate::transport::address::Address;
 use crate::transport::ring::monotonic;
 use crate::transport::runtime::{self, Task};
+use crate::wire::error::{shown, shown_up_to};
 use crate::wire::message::Auth;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
@@ -30,6 +31,8 @@ const ADDRESSES_MAX: usize = 8;
 /// In connect timeouts: a server without a manifest takes a dozen connections, and one that is
 /// late at each of them should not hold a permit for long.
 const LEARN_LIMIT_FACTOR: u32 = 4;
+/// Of a trouble in the log: each address of a name may have one of its own.
+const TROUBLE_LETTERS_MAX: usize = 1000;
 
 /// Runs until it is dropped; `looked` hears of every turn.
 pub async fn run(core: Rc<Core>, looked: mpsc::Sender<()>) {
@@ -187,6 +190,7 @@ impl Refresh {
             address,
             step_limit: options.connect_timeout,
             tls: encryption.uplink.as_ref(),
+            opening: options.proxy_protocol,
             login: self.login.as_ref(),
         };
         let before = self.learned.as_ref().filter(|_| self.failures == 0);
@@ -208,7 +212,7 @@ impl Refresh {
     }
 
     fn remember(&mut self, learned: Learned) {
-        if let Some(code) = &learned.login_refused {
+        if let Some(code) = learned.login_refused.as_deref().map(shown) {
             tracing::warn!(
                 "the server {} refuses the monitor's login with {code}; it is not tried \
                  again: correct uplink.user and uplink.password, then restart",
@@ -230,7 +234,7 @@ impl Refresh {
     fn describe(&self) -> String {
         let Some(known) = &self.view.known else { return "not known yet".into() };
         let versions: Vec<String> = known.versions.iter().map(ToString::to_string).collect();
-        format!("{}, Bolt {}", known.agent, versions.join(", "))
+        format!("{}, Bolt {}", shown(&known.agent), versions.join(", "))
     }
 
     fn succeeded(&mut self) -> Duration {
@@ -245,6 +249,8 @@ impl Refresh {
     }
 
     fn failed(&mut self, trouble: String) -> Duration {
+        // It may quote a server, for instance its certificate's names.
+        let trouble = shown_up_to(&trouble, TROUBLE_LETTERS_MAX);
         if self.failures == 0 {
             tracing::warn!("the server {} cannot be reached: {trouble}; trying on", self.name);
         }

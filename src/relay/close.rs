@@ -45,12 +45,16 @@ pub enum CloseReason {
     EarlyBytes,
     /// A frame that WebSocket forbids, or no binary one.
     WebSocketViolation,
+    /// No PROXY header where there must be one, or a broken one.
+    ProxyHeader,
+    /// A PROXY header is expected from others only.
+    ProxyUntrusted,
     /// The TLS handshake failed, or a record was damaged.
     TlsFailed,
 }
 
 impl CloseReason {
-    pub const ALL: [CloseReason; 22] = [
+    pub const ALL: [CloseReason; 24] = [
         CloseReason::Goodbye,
         CloseReason::ClientGone,
         CloseReason::LoginTimeout,
@@ -72,6 +76,8 @@ impl CloseReason {
         CloseReason::NestedLayer,
         CloseReason::EarlyBytes,
         CloseReason::WebSocketViolation,
+        CloseReason::ProxyHeader,
+        CloseReason::ProxyUntrusted,
         CloseReason::TlsFailed,
     ];
 
@@ -99,6 +105,8 @@ impl CloseReason {
             CloseReason::NestedLayer => "nested_layer",
             CloseReason::EarlyBytes => "early_bytes",
             CloseReason::WebSocketViolation => "websocket_violation",
+            CloseReason::ProxyHeader => "proxy_header",
+            CloseReason::ProxyUntrusted => "proxy_untrusted",
             CloseReason::TlsFailed => "tls_failed",
         }
     }

@@ -1,6 +1,7 @@
 //! The way in: from the first byte to the Bolt handshake, through whatever lies around it.
 //!
 //! ```text
+//!  (a PROXY header, where a balancer stands in front)
 //!  first bytes ─┬─ Bolt ────────────────────────────────────────────► handshake
 //!               ├─ TLS ─► the same question about its plaintext, without TLS
 //!               ├─ HTTP ─┬─ upgrade ─► the same question about its payloads: Bolt only
@@ -19,17 +20,20 @@ use crate::transport::conn::Conn;
 use crate::transport::detect::{Detected, detect};
 use crate::transport::driver::Sleep;
 use crate::transport::http;
+use crate::transport::proxy_protocol::{self, Ends, Parsed};
 use crate::transport::stream::Stream;
 use crate::transport::websocket::WebSocket;
 use crate::transport::websocket::codec::CloseCode;
 use crate::transport::websocket::upgrade::Origins;
 use bytes::Bytes;
+use ipnet::IpNet;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// A client is known by its first 20 bytes; an HTTP head may be 8 KiB. More than that and a
 /// handshake's choice is never read before the session takes over.
@@ -43,6 +47,8 @@ pub struct Door {
     /// Its place among the listeners of the settings.
     pub place: usize,
     pub tls: TlsMode,
+    /// Who says of its clients, in a PROXY header, where they come from; `None`: nobody.
+    pub balancers: Option<Vec<IpNet>>,
     /// From which pages a WebSocket may be opened.
     pub origins: Origins,
     /// How often a client behind WebSocket is sent a Ping.
@@ -64,20 +70,32 @@ pub struct Entrance {
     door: Rc<Door>,
     /// `None` only while a layer is put on.
     stream: Option<Stream>,
-    bytes: Vec<u8>,
+    /// May end with a login; wiped when it is not needed any more.
+    bytes: Zeroizing<Vec<u8>>,
     limit: Sleep,
     is_encrypted: bool,
+    /// As the balancer in front has told.
+    ends: Option<Ends>,
 }
 
 impl Entrance {
     pub fn new(world: Rc<World>, door: Rc<Door>, conn: Conn) -> Entrance {
         let limit = world.driver.sleep(world.options.first_bytes_within);
         let stream = Some(Stream::from(conn));
-        Entrance { world, door, stream, bytes: Vec::new(), limit, is_encrypted: false }
+        Entrance {
+            world,
+            door,
+            stream,
+            bytes: Zeroizing::default(),
+            limit,
+            is_encrypted: false,
+            ends: None,
+        }
     }
 
     /// Goes through the layers until the first of `bytes` is the Bolt handshake's.
     pub async fn find_bolt(&mut self) -> Result<(), CloseReason> {
+        self.hear_balancer().await?;
         loop {
             let is_websocket = matches!(self.stream(), Stream::WebSocket(_));
             let is_plain = !self.is_encrypted && self.door.tls == TlsMode::Required;
@@ -116,8 +134,39 @@ impl Entrance {
     }
 
     /// Ends the entrance; what was not taken comes along.
-    pub fn into_parts(self) -> (Option<Stream>, Vec<u8>) {
+    pub fn into_parts(self) -> (Option<Stream>, Zeroizing<Vec<u8>>) {
         (self.stream, self.bytes)
+    }
+
+    /// Both ends of the client's connection: as a balancer told, else those of the socket.
+    pub fn ends(&self) -> Option<Ends> {
+        self.ends.or_else(|| {
+            let (client, reached) = (self.stream().peer_address(), self.stream().local_address());
+            Some(Ends { client: client.ok()?, reached: reached.ok()? })
+        })
+    }
+
+    /// Where a balancer stands in front it speaks first, and nobody else may.
+    async fn hear_balancer(&mut self) -> Result<(), CloseReason> {
+        let Some(balancers) = &self.door.balancers else { return Ok(()) };
+        // Who comes through the file system was let in by its rights.
+        if let Ok(peer) = self.stream().peer_address() {
+            let address = peer.ip().to_canonical();
+            if !balancers.iter().any(|network| network.contains(&address)) {
+                return Err(CloseReason::ProxyUntrusted);
+            }
+        }
+        loop {
+            match proxy_protocol::parse(&self.bytes) {
+                Parsed::NeedMore => self.more().await?,
+                Parsed::Broken => return Err(CloseReason::ProxyHeader),
+                Parsed::Header { bytes, ends } => {
+                    self.bytes.drain(..bytes);
+                    self.ends = ends;
+                    return Ok(());
+                }
+            }
+        }
     }
 
     /// Waits for more, until the deadline that all first bytes share.
@@ -134,7 +183,7 @@ impl Entrance {
         match received {
             Some(Ok(Some(chunk))) => {
                 let was_long = self.bytes.len() + chunk.len() > FIRST_BYTES_MAX;
-                self.bytes.extend_from_slice(&chunk);
+                append(&mut self.bytes, &chunk);
                 match was_long && self.bytes.len() > FIRST_BYTES_MAX + LOGIN_BYTES_MAX {
                     true => Err(CloseReason::InvalidRequest),
                     false => Ok(()),
@@ -199,6 +248,17 @@ impl Entrance {
         self.stream = Some(WebSocket::new(inner, driver, ping_every).into());
         Ok(())
     }
+}
+
+/// Appends, and wipes what is left behind where that moves the bytes.
+fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
+    let length = bytes.len() + more.len();
+    if length > bytes.capacity() {
+        let mut larger = Zeroizing::new(Vec::with_capacity(length.next_power_of_two()));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
+    bytes.extend_from_slice(more);
 }
 
 /// Why a client was closed: what a layer found wrong is the reason above others.

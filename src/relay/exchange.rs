@@ -11,13 +11,14 @@ use crate::backend::planted::Bug;
 use crate::backend::{Discard, Refusal};
 use crate::relay::close::CloseReason;
 use crate::relay::session::{Action, Context, Decision, Relay, Release, Reply, Request, Session};
-use crate::wire::chunk::{self, Kind, Scanner};
+use crate::wire::chunk::{self, Head, Kind, Scanner};
 use crate::wire::message::{FieldScan, IGNORED, tag};
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
 use std::rc::Rc;
+use zeroize::Zeroize;
 
 mod downward;
 
@@ -82,8 +83,9 @@ pub struct Exchange {
     /// First half of a chunk header between messages: client's, server's.
     loose: [Option<u8>; 2],
     hold: BytesMut,
-    /// Wire bytes of each held request in `hold`.
+    /// Wire bytes of each held request in `hold`, and of all: there may be very many.
     lengths: VecDeque<usize>,
+    lengths_sum: usize,
     /// Reads RUN's extra map in passing, of a request that does not arrive at once.
     scan: Option<Box<FieldScan>>,
     /// The first part of a server's summary.
@@ -103,6 +105,7 @@ impl Exchange {
             loose: [None, None],
             hold: BytesMut::new(),
             lengths: VecDeque::new(),
+            lengths_sum: 0,
             scan: None,
             stash: Vec::new(),
             replay: Vec::new(),
@@ -184,6 +187,7 @@ impl Exchange {
             Fate::Hold => {
                 self.hold.extend_from_slice(&input[range.clone()]);
                 *self.lengths.back_mut().expect("a held request") += range.len();
+                self.lengths_sum += range.len();
             }
         }
         if ends {
@@ -214,7 +218,7 @@ impl Exchange {
                 fx.to_server(range);
             }
             Decision::Hold => {
-                self.lengths.push_back(range.len());
+                self.keep_length(range.len());
                 self.hold.extend_from_slice(&input[range]);
             }
             Decision::Drop | Decision::Acquire => {}
@@ -230,8 +234,9 @@ impl Exchange {
         cx: Context<'_>,
         fx: &mut impl Effects,
     ) {
+        self.reserve_for_secret(piece.len(), cx);
         self.hold.extend_from_slice(piece);
-        let before: usize = self.lengths.iter().sum();
+        let before = self.lengths_sum;
         let length = self.hold.len() - before;
         let length_max = match self.session.is_serving() {
             true => REQUEST_HELD_MAX,
@@ -250,6 +255,9 @@ impl Exchange {
         let (hold, mut scratch) = (mem::take(&mut self.hold), Vec::new());
         let payload = ends.then(|| chunk::payload(&hold[before..], &mut scratch));
         let decision = self.decide(Request { head, payload }, cx, fx);
+        if is_secret(head) {
+            scratch.zeroize();
+        }
         // What was held before may have been dropped meanwhile, and nothing was added.
         let kept = if self.lengths.is_empty() { before } else { 0 };
         self.hold = hold;
@@ -262,13 +270,29 @@ impl Exchange {
                 self.fate = Fate::Forward;
             }
             Decision::Hold => {
-                self.lengths.push_back(length);
+                self.keep_length(length);
                 self.fate = Fate::Hold;
             }
             Decision::Drop | Decision::Acquire => {
+                if is_secret(head) {
+                    self.hold[before..].zeroize();
+                }
                 self.hold.truncate(before);
                 self.fate = Fate::Drop;
             }
+        }
+    }
+
+    fn keep_length(&mut self, length: usize) {
+        self.lengths.push_back(length);
+        self.lengths_sum += length;
+    }
+
+    /// Before the login what is held is one message at a time: with room for all of it no copy of
+    /// a secret stays behind when it grows.
+    fn reserve_for_secret(&mut self, more: usize, cx: Context<'_>) {
+        if self.hold.is_empty() && !self.session.is_serving() {
+            self.hold.reserve(cx.limits.login_message.min(REQUEST_HELD_MAX) + more);
         }
     }
 
@@ -323,6 +347,7 @@ impl Exchange {
         if self.session.planted.has(Bug::ReplayRun) && self.session.replay_run(why) {
             let bytes = mem::take(&mut self.replay);
             self.lengths.push_front(bytes.len());
+            self.lengths_sum += bytes.len();
             let behind = mem::replace(&mut self.hold, BytesMut::from(&bytes[..]));
             self.hold.unsplit(behind);
         }
@@ -362,7 +387,11 @@ impl Exchange {
             return false;
         }
         self.lengths.pop_front();
-        let bytes = self.hold.split_to(length);
+        self.lengths_sum -= length;
+        let mut bytes = self.hold.split_to(length);
+        if is_secret(head) && decision == Decision::Drop {
+            bytes.zeroize();
+        }
         if !is_whole {
             let is_forward = decision == Decision::Forward;
             self.fate = if is_forward { Fate::Forward } else { Fate::Drop };
@@ -391,6 +420,7 @@ impl Exchange {
 
     fn drop_held(&mut self, count: usize) {
         let held: usize = self.lengths.drain(..count.min(self.lengths.len())).sum();
+        self.lengths_sum -= held;
         self.hold.advance(held.min(self.hold.len()));
     }
 
@@ -406,6 +436,11 @@ impl Exchange {
         let remainder = Remainder { scanner: self.down, loose: self.loose[1].take(), bytes: rest };
         fx.release(how, remainder);
     }
+}
+
+/// Whether a request holds credentials.
+fn is_secret(head: Head) -> bool {
+    matches!(head.tag, tag::HELLO | tag::LOGON)
 }
 
 #[cfg(test)]

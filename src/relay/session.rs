@@ -147,6 +147,9 @@ pub enum Release {
     Broken(Discard),
 }
 
+/// Actions of one event, nearly always: an idle client keeps the room.
+const ACTIONS_ROOM: usize = 2;
+
 /// How far the client has logged in.
 #[derive(Clone, Debug)]
 enum Phase {
@@ -214,6 +217,8 @@ pub struct Session {
     leased_at: Duration,
     /// When the oldest unanswered request was forwarded, or the last answer came.
     turned_at: Duration,
+    /// Since when the client has not taken what there is for it.
+    blocked_since: Option<Duration>,
     /// When the client last got a byte.
     spoke_at: Duration,
     noop_after: Option<Duration>,
@@ -250,9 +255,10 @@ impl Session {
             connection_id,
             leased_at: Duration::ZERO,
             turned_at: Duration::ZERO,
+            blocked_since: None,
             spoke_at: Duration::ZERO,
             noop_after: None,
-            actions: VecDeque::new(),
+            actions: VecDeque::with_capacity(ACTIONS_ROOM),
             refuses_clients: false,
             failures_made: 0,
             planted: Planted::default(),

@@ -3,16 +3,20 @@
 use crate::relay::close::CloseReason;
 use crate::relay::doors::{self, Door, Entrance};
 use crate::relay::serving::Serving;
+use crate::relay::whole_session;
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
+use crate::transport::proxy_protocol;
 use crate::transport::stream::Stream;
 use crate::wire::handshake::{self, Choice};
 use crate::wire::version::Version;
 use bytes::Bytes;
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// Magic and four proposals.
 const PROPOSALS_LENGTH: usize = 20;
@@ -29,26 +33,40 @@ pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
 async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let present = Present::enter(&world);
     let login_by = world.driver.now() + world.options.login_within;
-    let (greeted, stream, rest) = enter(&world, door, conn).await;
+    // Boxed is what an idle client does not need: a task is as large as the largest that it awaits.
+    let entered = Box::pin(enter(&world, door, conn)).await;
+    let Entered { greeted, stream, rest, address } = entered;
     let Some(stream) = stream else { return };
     let why = match greeted {
         Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
         Err(why) => why,
     };
-    present.close(doors::reason(&stream, why));
-    doors::close(stream, why).await;
+    let reason = doors::reason(&stream, why);
+    present.close(reason);
+    if let Some(address) = address {
+        tracing::debug!("the client at {address} has gone: {}", reason.name());
+    }
+    Box::pin(doors::close(stream, why)).await;
 }
 
 /// What a client is served with, the way to it, and what it has sent beyond its handshake.
-async fn enter(
-    world: &Rc<World>,
-    door: Rc<Door>,
-    conn: Conn,
-) -> (Result<Greeted, CloseReason>, Option<Stream>, Vec<u8>) {
+struct Entered {
+    greeted: Result<Greeted, CloseReason>,
+    stream: Option<Stream>,
+    rest: Zeroizing<Vec<u8>>,
+    /// For the log, if it wants it.
+    address: Option<Box<SocketAddr>>,
+}
+
+async fn enter(world: &Rc<World>, door: Rc<Door>, conn: Conn) -> Entered {
     let mut entrance = Entrance::new(world.clone(), door, conn);
     let greeted = greet(world, &mut entrance).await;
+    // Asking for addresses costs system calls.
+    let is_told = tracing::enabled!(tracing::Level::DEBUG);
+    let ends = if is_told { entrance.ends() } else { None };
+    let address = ends.map(|ends| Box::new(ends.client));
     let (stream, rest) = entrance.into_parts();
-    (greeted, stream, rest)
+    Entered { greeted, stream, rest, address }
 }
 
 async fn serve(
@@ -56,7 +74,7 @@ async fn serve(
     stream: &Stream,
     present: &Present,
     greeted: Greeted,
-    rest: Vec<u8>,
+    rest: Zeroizing<Vec<u8>>,
     login_by: Duration,
 ) -> CloseReason {
     match greeted {
@@ -64,12 +82,13 @@ async fn serve(
             // The serving state is what an idle client costs; what came before it is gone by now.
             let mut serving = Serving::new(world, version, is_manifest, login_by, present);
             if !rest.is_empty() {
-                serving.feed(own(rest), stream);
+                serving.feed(Bytes::from_owner(rest).into(), stream);
             }
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }
-        Greeted::Session => {
-            crate::relay::whole_session::serve(world, stream, present, rest, login_by).await
+        Greeted::Session { opening } => {
+            let first = whole_session::First { opening, bytes: rest };
+            Box::pin(whole_session::serve(world, stream, present, first, login_by)).await
         }
     }
 }
@@ -80,15 +99,20 @@ enum Greeted {
         version: Version,
         is_manifest: bool,
     },
-    /// Session mode: the server answers the handshake itself.
-    Session,
+    /// Session mode: the server answers the handshake itself. It may have to be told first who
+    /// comes.
+    Session {
+        opening: Option<Chunk>,
+    },
 }
 
 /// Finds the handshake, and agrees on a version.
 async fn greet(world: &Rc<World>, entrance: &mut Entrance) -> Result<Greeted, CloseReason> {
     entrance.find_bolt().await?;
     if world.options.is_session_mode {
-        return Ok(Greeted::Session);
+        let tells = world.options.tells_clients;
+        let opening = tells.map(|version| own(proxy_protocol::header(version, entrance.ends())));
+        return Ok(Greeted::Session { opening });
     }
     while entrance.bytes().len() < PROPOSALS_LENGTH {
         entrance.more().await?;

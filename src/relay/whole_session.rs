@@ -17,16 +17,25 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use zeroize::Zeroizing;
 
 /// One connection forwards at most this much before others have their turn.
 const TURN_BYTES_MAX: usize = 256 << 10;
 
-/// Until either side ends. `first` has come already, the magic at its front.
+/// What the server is sent first.
+pub struct First {
+    /// Who comes, if it is to be told.
+    pub opening: Option<Chunk>,
+    /// The client's own, which have come already, the magic at their front.
+    pub bytes: Zeroizing<Vec<u8>>,
+}
+
+/// Until either side ends.
 pub async fn serve(
     world: &Rc<World>,
     stream: &Stream,
     present: &Present,
-    first: Vec<u8>,
+    first: First,
     login_by: Duration,
 ) -> CloseReason {
     if present.is_too_many {
@@ -46,7 +55,8 @@ pub async fn serve(
         progress_at: world.driver.now(),
         timer: None,
     };
-    relaying.client_chunk(Chunk::from(Bytes::from(first)), stream);
+    relaying.lease.conn().send(first.opening);
+    relaying.client_chunk(Chunk::from(Bytes::from_owner(first.bytes)), stream);
     let why = poll_fn(|cx| relaying.poll(stream, present, cx)).await;
     relaying.lease.discard(Discard::SessionEnded);
     why

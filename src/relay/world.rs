@@ -7,6 +7,7 @@ use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::transport::driver::Driver;
 use crate::transport::http::Health;
+use crate::transport::proxy_protocol;
 use crate::wire::handshake::{self, Choice, Proposal};
 use crate::wire::version::Version;
 use rustls::ServerConfig;
@@ -22,6 +23,8 @@ use std::time::Duration;
 pub struct RelayOptions {
     /// One server connection per client instead of one per transaction.
     pub is_session_mode: bool,
+    /// Session mode: how the server is told where each client comes from, if it is.
+    pub tells_clients: Option<proxy_protocol::Version>,
     /// `uplink.versions`: empty for all that the server speaks.
     pub versions: Vec<Version>,
     pub first_bytes_within: Duration,

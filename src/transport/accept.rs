@@ -6,7 +6,6 @@ use crate::transport::ring::{self, Cqe};
 use crate::transport::socket::{Key, Operation, user_data};
 use crate::transport::state::{State, Timer, millis};
 use std::collections::VecDeque;
-use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::Waker;
 use std::time::Duration;
@@ -17,14 +16,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 pub struct Listening {
     /// `None` once it was stopped; what had been accepted is still handed out.
-    socket: Option<TcpListener>,
+    socket: Option<OwnedFd>,
     pub accepted: VecDeque<OwnedFd>,
     pub waker: Option<Waker>,
 }
 
 impl State {
     /// Starts accepting on `socket`; returns its number.
-    pub fn listen(&mut self, socket: TcpListener) -> u32 {
+    pub fn listen(&mut self, socket: OwnedFd) -> u32 {
         let number = self.listeners.len() as u32;
         let accepted = VecDeque::new();
         self.listeners.push(Listening { socket: Some(socket), accepted, waker: None });

@@ -17,7 +17,7 @@ use crate::transport::wheel::TimerId;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
@@ -84,8 +84,8 @@ impl Driver {
     }
 
     /// Starts accepting on `socket`; returns the listener's number, the first is 0.
-    pub fn listen(&self, socket: TcpListener) -> u32 {
-        let number = self.state.borrow_mut().listen(socket);
+    pub fn listen(&self, socket: impl Into<OwnedFd>) -> u32 {
+        let number = self.state.borrow_mut().listen(socket.into());
         self.kick();
         number
     }

@@ -1,10 +1,16 @@
-//! Listening sockets, one per shard on the same port, and the options that every socket gets.
+//! Listening sockets, one per shard on the same port, and the options that every socket gets. A
+//! Unix socket is one socket that all shards accept from.
 //!
 //! What is set on a listener its accepted sockets inherit: an accept costs no further system call.
 
-use socket2::{Domain, Socket, TcpKeepalive, Type};
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
+use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Connections that may wait for accept: a reconnecting fleet comes at once. The kernel caps it at
@@ -21,12 +27,21 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
 /// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The
 /// error is one line for the operator.
 pub fn bind(address: SocketAddr, shards: usize) -> Result<Vec<TcpListener>, String> {
+    bind_family(address, shards, false)
+}
+
+/// The same; an IPv6 address takes IPv4 clients, too, unless it is to be `ipv6_only`.
+pub fn bind_family(
+    address: SocketAddr,
+    shards: usize,
+    ipv6_only: bool,
+) -> Result<Vec<TcpListener>, String> {
     let explain = |error: io::Error| explain(address, &error);
-    refuse_taken(address).map_err(explain)?;
+    refuse_taken(address, ipv6_only).map_err(explain)?;
     let mut bound = address;
     let mut listeners = Vec::with_capacity(shards);
     for _ in 0..shards {
-        let listener = listen(bound).map_err(explain)?;
+        let listener = listen(bound, ipv6_only).map_err(explain)?;
         bound = listener.local_addr().map_err(explain)?;
         listeners.push(listener);
     }
@@ -46,15 +61,93 @@ pub fn set_options(socket: &Socket) -> io::Result<()> {
 
 /// SO_REUSEPORT would silently share the port with another program of the same user: a bind without
 /// it tells. Port 0 is always free.
-fn refuse_taken(address: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())
+fn refuse_taken(address: SocketAddr, ipv6_only: bool) -> io::Result<()> {
+    socket_for(address, ipv6_only)?.bind(&address.into())
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+fn socket_for(address: SocketAddr, ipv6_only: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(ipv6_only)?;
+    }
+    Ok(socket)
+}
+
+/// Whether this machine knows IPv6 at all.
+pub fn has_ipv6() -> bool {
+    Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
+}
+
+/// A Unix socket's place in the file system; it goes when this is dropped.
+#[derive(Debug)]
+pub struct SocketFile {
+    path: PathBuf,
+    /// Device and inode: what others have put there meanwhile stays.
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let is_ours = identity(&self.path).is_ok_and(|identity| identity == self.identity);
+        if is_ours {
+            // Somebody else was faster, or may: there is nothing more to do about it.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A Unix socket with these rights, once for each shard. A file that a former process has left is
+/// replaced; one that somebody listens on is not.
+pub fn bind_unix(
+    path: &Path,
+    rights: u32,
+    shards: usize,
+) -> Result<(Vec<UnixListener>, SocketFile), String> {
+    let shown = path.display();
+    let explain = |error: io::Error| format!("cannot listen on unix:{shown}: {error}");
+    remove_stale(path)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(explain)?;
+    socket.bind(&SockAddr::unix(path).map_err(explain)?).map_err(explain)?;
+    let file = SocketFile { path: path.into(), identity: identity(path).map_err(explain)? };
+    // Nobody can connect before `listen`, so the rights are never wider than they should be.
+    fs::set_permissions(path, fs::Permissions::from_mode(rights)).map_err(explain)?;
+    socket.listen(BACKLOG).map_err(explain)?;
+    let listener = UnixListener::from(OwnedFd::from(socket));
+    let clones = (1..shards).map(|_| listener.try_clone()).collect::<io::Result<Vec<_>>>();
+    let mut listeners = clones.map_err(explain)?;
+    listeners.push(listener);
+    Ok((listeners, file))
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
+}
+
+fn remove_stale(path: &Path) -> Result<(), String> {
+    let shown = path.display();
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    if !found.file_type().is_socket() {
+        return Err(format!("cannot listen on unix:{shown}: it is there and is no socket"));
+    }
+    match UnixStream::connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path)
+            .map_err(|error| format!("cannot remove unix:{shown}, which nobody uses: {error}")),
+        Ok(_) => Err(format!(
+            "cannot listen on unix:{shown}: another program does; stop it or choose another path"
+        )),
+        Err(error) => Err(format!("cannot tell whether somebody uses unix:{shown}: {error}")),
+    }
+}
+
+fn listen(address: SocketAddr, ipv6_only: bool) -> io::Result<TcpListener> {
+    let socket = socket_for(address, ipv6_only)?;
     socket.set_reuse_port(true)?;
     set_options(&socket)?;
     socket.bind(&address.into())?;
@@ -105,6 +198,50 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+    }
+
+    #[test]
+    fn one_port_serves_both_families_or_each_its_own() {
+        let any = |port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
+        if !has_ipv6() {
+            return;
+        }
+        let both = bind(any(0), 2).unwrap();
+        let port = both[0].local_addr().unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let only = bind_family(any(0), 1, true).unwrap();
+        let port = only[0].local_addr().unwrap().port();
+        let four = bind(SocketAddr::from(([0, 0, 0, 0], port)), 1).unwrap();
+        TcpStream::connect(("::1", port)).unwrap();
+        drop(four);
+        TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    }
+
+    #[test]
+    fn a_unix_socket_replaces_a_stale_file_and_goes_with_its_owner() {
+        let folder = std::env::temp_dir().join(format!("boltmux-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("bolt.sock");
+        let (listeners, file) = bind_unix(&path, 0o600, 2).unwrap();
+        assert_eq!((listeners.len(), file.path()), (2, &*path));
+        let rights = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(rights, 0o600);
+        let taken = bind_unix(&path, 0o600, 1).unwrap_err();
+        assert!(taken.contains("another program") && !taken.contains('\n'), "{taken}");
+        drop(file);
+        assert!(!path.exists());
+        // As after a crash: the file is there, and nobody listens.
+        let (listeners, file) = bind_unix(&path, 0o600, 1).unwrap();
+        std::mem::forget(file);
+        drop(listeners);
+        let (_listeners, file) = bind_unix(&path, 0o666, 1).unwrap();
+        // What another program has put there meanwhile stays.
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, "not a socket").unwrap();
+        drop(file);
+        let refusal = bind_unix(&path, 0o600, 1).unwrap_err();
+        assert!(refusal.contains("no socket"), "{refusal}");
+        fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]

@@ -8,6 +8,34 @@ use crate::wire::message::tag;
 use crate::wire::state::{ServerState, Summary};
 use std::fmt;
 
+/// Most of a text of a peer's that a line of a log shows: an agent with its platform fits.
+pub const SHOWN_LETTERS_MAX: usize = 200;
+
+/// A text that a peer has a part in, for a line of a log: what could end the line or change how it
+/// looks is escaped, and what is too long is cut.
+pub fn shown(text: &str) -> String {
+    shown_up_to(text, SHOWN_LETTERS_MAX)
+}
+
+/// The same for a text of our own that quotes a peer.
+pub fn shown_up_to(text: &str, letters_max: usize) -> String {
+    let mut shown: String = text.chars().take(letters_max).map(harmless).collect();
+    if text.chars().nth(letters_max).is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// Escapes control characters, and those that turn text round or have no width.
+fn harmless(letter: char) -> String {
+    let is_odd = matches!(letter, '\u{200B}'..='\u{200F}' | '\u{2028}'..='\u{202E}'
+        | '\u{2060}'..='\u{206F}' | '\u{FEFF}');
+    match letter.is_control() || is_odd {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    }
+}
+
 /// A PackStream value cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PackError {
@@ -211,3 +239,18 @@ impl fmt::Display for StateError {
 }
 
 impl std::error::Error for StateError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_says_makes_no_line_of_its_own() {
+        assert_eq!(shown("Neo4j/5.26.0 \"x\" \u{e9}"), "Neo4j/5.26.0 \"x\" \u{e9}");
+        let odd = "a\nb\r\u{1b}[31m\u{9b}\u{202e}\u{200b}\u{7f}";
+        assert_eq!(shown(odd), "a\\nb\\r\\u{1b}[31m\\u{9b}\\u{202e}\\u{200b}\\u{7f}");
+        let whole = "\u{e9}".repeat(SHOWN_LETTERS_MAX);
+        assert_eq!(shown(&whole), whole);
+        assert_eq!(shown(&(whole.clone() + "x")), whole + "...");
+    }
+}

@@ -14,6 +14,10 @@ pub const V5_0: Version = Version::new(5, 0);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
     Connected,
+    /// Connected where a balancer's header is due.
+    Balanced,
+    /// The upgrade to WebSocket is granted.
+    Upgraded,
     /// It proposed the manifest, and has it.
     Manifest,
     /// A version is agreed.
@@ -42,6 +46,10 @@ pub enum Outcome {
     Answers(&'static [u8]),
     /// Messages with these tags, the FAILURE among them of this code; after a RESET it serves.
     Refuses(&'static [u8], &'static str),
+    /// Frames of WebSocket, the last a Close with this code, then closed for that reason.
+    Framed(u16, &'static str),
+    /// An alert of TLS or nothing, then closed for that reason.
+    Alerts(&'static str),
     /// An HTTP answer that begins so, then closed as HTTP.
     Http(&'static str),
     /// Nothing is said and the connection stays: there is more to come. Closed by its client.
@@ -57,6 +65,8 @@ pub struct Case {
     pub bytes: Vec<u8>,
     /// The client ends its side behind the bytes.
     pub ends: bool,
+    /// It means something else in pieces.
+    pub is_whole_only: bool,
     pub outcome: Outcome,
 }
 
@@ -79,7 +89,8 @@ impl Table {
         outcome: Outcome,
     ) {
         let (name, bytes) = (name.into(), bytes.into());
-        self.cases.push(Case { group: self.group, name, start, bytes, ends: false, outcome });
+        let (group, ends, is_whole_only) = (self.group, false, false);
+        self.cases.push(Case { group, name, start, bytes, ends, is_whole_only, outcome });
     }
 
     /// As `add`; the client ends its side behind the bytes.

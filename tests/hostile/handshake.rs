@@ -66,12 +66,12 @@ fn other_protocols(table: &mut Table) {
         ("the preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
         ("a text PROXY header nobody asked for", b"PROXY TCP4 127.0.0.1 127.0.0.1 1 2\r\n"),
         ("a binary PROXY header nobody asked for", proxy_2),
-        ("a ClientHello on a plain port", b"\x16\x03\x01\x00\x05\x01\0\0\x01\0"),
+        ("a record of an unknown version of TLS", b"\x16\x04\x01\x00\x05\x01\0\0\x01\0"),
         ("a ClientHello of SSL 2", b"\x80\x2E\x01\0\x02\0\x15\0\0\0\x10"),
         ("a byte order mark before GET", b"\xEF\xBB\xBFGET / HTTP/1.1\r\n\r\n"),
         ("a line end before GET", b"\r\nGET / HTTP/1.1\r\n\r\n"),
         ("PackStream without a handshake", b"\0\x03\xB1\x01\xA0\0\0"),
-        ("an alert of TLS", b"\x15\x03\x03\0\x02\x02\x28"),
+        ("an unknown record of TLS", b"\x19\x03\x03\0\x02\x02\x28"),
     ];
     for (name, bytes) in others {
         table.add(name, start, bytes, unknown());

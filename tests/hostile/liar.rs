@@ -56,6 +56,7 @@ type Told = Arc<Mutex<Option<Lie>>>;
 pub struct Liar {
     pub address: SocketAddr,
     lie: Told,
+    lie_to_all: Told,
     is_over: Arc<AtomicBool>,
 }
 
@@ -63,24 +64,29 @@ impl Liar {
     pub fn start() -> Liar {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (lie, is_over): (Told, Arc<AtomicBool>) = Default::default();
-        let (its_lie, its_end) = (lie.clone(), is_over.clone());
+        let (lie, lie_to_all, is_over): (Told, Told, Arc<AtomicBool>) = Default::default();
+        let (its_lies, its_end) = ([lie.clone(), lie_to_all.clone()], is_over.clone());
         std::thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept() {
                 if its_end.load(Relaxed) {
                     return;
                 }
-                let lie = its_lie.clone();
+                let lies = its_lies.clone();
                 // A connection that ends in the middle ends its thread; that is all.
-                std::thread::spawn(move || Serving::new(stream, lie).serve());
+                std::thread::spawn(move || Serving::new(stream, lies).serve());
             }
         });
-        Liar { address, lie, is_over }
+        Liar { address, lie, lie_to_all, is_over }
     }
 
     /// From now on; `None` is the truth.
     pub fn tell(&self, lie: Option<Lie>) {
         *self.lie.lock().unwrap() = lie;
+    }
+
+    /// To those, too, who do not ask for Bolt 5.3.
+    pub fn tell_all(&self, lie: Option<Lie>) {
+        *self.lie_to_all.lock().unwrap() = lie;
     }
 }
 
@@ -93,14 +99,15 @@ impl Drop for Liar {
 
 struct Serving {
     stream: TcpStream,
-    lie: Told,
+    /// To those who ask for Bolt 5.3, and to all others.
+    lies: [Told; 2],
     is_lied_to: bool,
 }
 
 impl Serving {
-    fn new(stream: TcpStream, lie: Told) -> Serving {
+    fn new(stream: TcpStream, lies: [Told; 2]) -> Serving {
         stream.set_nodelay(true).expect("a socket has this option");
-        Serving { stream, lie, is_lied_to: false }
+        Serving { stream, lies, is_lied_to: false }
     }
 
     fn serve(&mut self) -> Option<()> {
@@ -138,7 +145,7 @@ impl Serving {
             tag::PULL => {
                 let row = encode(tag::RECORD, &[Value::List(vec!["well".into()])]);
                 self.say(Moment::Pull, [row, success].concat())?;
-                if self.is_lied_to && self.is_due(Moment::Idle) {
+                if self.lie(Moment::Idle).is_some() {
                     std::thread::sleep(LATE);
                     self.say(Moment::Idle, Vec::new())?;
                 }
@@ -153,13 +160,13 @@ impl Serving {
         }
     }
 
-    fn is_due(&self, moment: Moment) -> bool {
-        self.lie.lock().unwrap().as_ref().is_some_and(|lie| lie.moment == moment)
+    fn lie(&self, moment: Moment) -> Option<Lie> {
+        let told = &self.lies[usize::from(!self.is_lied_to)];
+        told.lock().unwrap().clone().filter(|lie| lie.moment == moment)
     }
 
     fn say(&mut self, moment: Moment, truth: Vec<u8>) -> Option<()> {
-        let lie = self.lie.lock().unwrap().clone();
-        let Some(lie) = lie.filter(|lie| self.is_lied_to && lie.moment == moment) else {
+        let Some(lie) = self.lie(moment) else {
             return self.stream.write_all(&truth).ok();
         };
         self.stream.write_all(&lie.bytes).ok()?;

@@ -17,8 +17,10 @@ mod frames;
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod value;
 
+mod balancer;
 mod case;
 mod chunking;
+mod drip;
 mod handshake;
 mod http;
 mod liar;
@@ -28,7 +30,10 @@ mod packstream;
 mod process;
 mod replay;
 mod run;
+mod secrets;
 mod server_side;
 mod targets;
+mod tls;
+mod websocket;
 
 mod witness;

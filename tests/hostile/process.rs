@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ pub struct Process {
     child: Child,
     said: Arc<Mutex<Vec<String>>>,
     pub address: SocketAddr,
+    /// The last listener of several; else the same.
+    pub last_address: SocketAddr,
     pub admin: SocketAddr,
 }
 
@@ -40,9 +43,24 @@ impl Process {
             all.retain(|other| other.split('=').next() != Some(key));
             all.push((*pair).to_owned());
         }
+        Process::run(&all, admin)
+    }
+
+    /// Several listeners can only be named in a file, this text.
+    pub fn start_with_file(folder: &Path, uplink: SocketAddr, text: &str) -> Process {
+        let (path, admin) = (folder.join("boltmux.toml"), free_port());
+        let common = format!("[uplink]\nuri = \"bolt://{uplink}\"\n[admin]\nbind = \"{admin}\"\n");
+        fs::write(&path, common + text).unwrap();
+        Process::run(&[format!("config={}", path.display())], admin)
+    }
+
+    fn run(pairs: &[String], admin: SocketAddr) -> Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_boltmux"));
-        for pair in &all {
-            command.args(["--set", pair]);
+        for pair in pairs {
+            match pair.strip_prefix("config=") {
+                Some(path) => command.args(["--config", path]),
+                None => command.args(["--set", pair]),
+            };
         }
         command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
@@ -56,12 +74,16 @@ impl Process {
                 line.clear();
             }
         });
-        let mut process = Process { child, said, address: admin, admin };
+        let (address, last_address) = (admin, admin);
+        let mut process = Process { child, said, address, last_address, admin };
         let accepting = "boltmux: accepting clients on ";
         process.until_said(accepting);
         let said = process.said();
         let line = said.iter().find_map(|line| line.strip_prefix(accepting)).unwrap();
-        process.address = line.split([' ', '\n']).next().unwrap().parse().expect("an address");
+        let words = line.split([' ', ',', '\n']).take_while(|word| *word != "for");
+        let addresses: Vec<SocketAddr> = words.filter_map(|word| word.parse().ok()).collect();
+        process.address = *addresses.first().expect("an address");
+        process.last_address = *addresses.last().expect("an address");
         process
     }
 
@@ -121,6 +143,17 @@ impl Process {
             .iter()
             .filter(|(name, _)| name.split('{').next() == Some(family) && name.contains(label));
         wanted.map(|(_, value)| value).sum()
+    }
+
+    /// Server connections given up so far, for other than the usual reasons.
+    pub fn discarded(&self) -> u64 {
+        let samples = samples(&self.admin_text("/metrics"));
+        let is_unusual = |name: &str| {
+            let usual = ["idle_timeout", "evicted", "given_up"];
+            name.starts_with("server_discarded_total{")
+                && !usual.iter().any(|reason| name.contains(reason))
+        };
+        samples.iter().filter(|(name, _)| is_unusual(name)).map(|(_, value)| value).sum()
     }
 
     /// Client connections closed so far, by reason.

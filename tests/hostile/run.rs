@@ -7,6 +7,7 @@ use crate::client::{
 use crate::process::Process;
 use crate::witness::Witness;
 use boltmux::synthetic::{Options, Server};
+use boltmux::transport::websocket::codec::{Decoder, Event};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,12 +21,22 @@ const PIECE_BYTES: usize = 7919;
 
 /// Every case twice, whole and in pieces, beside an honest client.
 pub fn run_all(cases: &[Case], count_min: usize) {
+    run_before(cases, count_min, &[]);
+}
+
+/// The same against a process with further settings.
+pub fn run_before(cases: &[Case], count_min: usize, more: &[&str]) {
+    let server = Server::start(Options::default()).unwrap();
+    let pairs = ["shards=2", "pool.idle_timeout=200ms", "timeouts.connect=2s"];
+    let process = Process::start(server.address(), &[&pairs, more].concat());
+    run_against(process, cases, count_min);
+}
+
+/// The same against a process that is there; idle server connections must end soon.
+pub fn run_against(mut process: Process, cases: &[Case], count_min: usize) {
     assert!(cases.len() >= count_min, "{} cases, at least {count_min} are due", cases.len());
     let names: BTreeSet<&str> = cases.iter().map(|case| &*case.name).collect();
     assert_eq!(names.len(), cases.len(), "names are unique");
-    let server = Server::start(Options::default()).unwrap();
-    let pairs = ["shards=2", "pool.idle_timeout=200ms", "timeouts.connect=2s"];
-    let mut process = Process::start(server.address(), &pairs);
     warm_up(&process);
     let (files, memory, closed) = at_rest(&process);
     let witness = Witness::start(process.address, true);
@@ -34,6 +45,9 @@ pub fn run_all(cases: &[Case], count_min: usize) {
     let wanted = |case: &&Case| only.as_ref().is_none_or(|only| case.name.contains(only));
     for case in cases.iter().filter(wanted) {
         for is_whole in [true, false] {
+            if case.is_whole_only && !is_whole {
+                continue;
+            }
             let reason = run_case(&process, case, is_whole);
             *expected.entry(reason.to_owned()).or_insert(0) += 1;
         }
@@ -133,11 +147,24 @@ fn check(client: &mut Client, outcome: &Outcome, what: &str) -> &'static str {
             answers(client, tags, code, what);
             recovers(client, what)
         }
+        Outcome::Framed(code, reason) => {
+            let mut bytes = rest(client, what);
+            let mut closed = None;
+            let decoded = Decoder::of_server().decode(&mut bytes, |event| {
+                if let Event::Close(code) = event {
+                    closed = code;
+                }
+            });
+            assert_eq!((closed, decoded.fault), (Some(*code), None), "{what}");
+            reason
+        }
+        Outcome::Alerts(reason) => {
+            let bytes = rest(client, what);
+            assert!(bytes.first().is_none_or(|kind| *kind == 0x15), "{what}: {bytes:02X?}");
+            reason
+        }
         Outcome::Http(status) => {
-            let mut head = Vec::new();
-            while let Ok(byte) = client.read(1) {
-                head.extend(byte);
-            }
+            let head = rest(client, what);
             let text = String::from_utf8_lossy(&head);
             assert!(text.starts_with(&format!("HTTP/1.1 {status}")), "{what}: {text}");
             "http"
@@ -164,6 +191,20 @@ fn answers(client: &mut Client, tags: &[u8], code: &str, what: &str) {
     }
 }
 
+/// Everything until the end.
+fn rest(client: &mut Client, what: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        match client.read(1) {
+            Ok(byte) => bytes.extend(byte),
+            Err(said) => {
+                assert_eq!(said, Said::EndOfFile, "{what}");
+                return bytes;
+            }
+        }
+    }
+}
+
 fn ended(client: &mut Client, what: &str) {
     assert_eq!(client.read(1), Err(Said::EndOfFile), "{what}");
 }
@@ -184,6 +225,17 @@ fn bring(process: &Process, start: Start) -> Client {
     let ready = |version: Version| Client::login(address, version);
     match start {
         Start::Connected => Client::connect(address),
+        Start::Balanced => Client::connect(process.last_address),
+        Start::Upgraded => {
+            let mut client = Client::connect(address);
+            client.send((crate::frames::request() + "\r\n").as_bytes());
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.extend(client.read(1).expect("the upgrade is granted"));
+            }
+            assert!(head.starts_with(b"HTTP/1.1 101 "));
+            client
+        }
         Start::Manifest => {
             let mut client = Client::connect(address);
             client.send(&crate::client::proposals(&[[0, 0, 1, 0xFF]]));
@@ -226,6 +278,42 @@ fn bring(process: &Process, start: Start) -> Client {
             client
         }
     }
+}
+
+/// What is promised, by group; both sides together.
+const PROMISED: [(&str, usize); 8] = [
+    ("handshake", 60),
+    ("chunking", 50),
+    ("packstream", 100),
+    ("messages", 80),
+    ("websocket", 50),
+    ("proxy", 30),
+    ("tls", 15),
+    ("http", 15),
+];
+
+#[test]
+fn there_are_as_many_cases_as_promised() {
+    let tables = [
+        crate::handshake::cases(),
+        crate::chunking::cases(),
+        crate::packstream::cases(),
+        crate::messages::cases(),
+        crate::websocket::cases(),
+        crate::balancer::cases(),
+        crate::tls::cases(),
+        crate::http::cases(),
+    ];
+    let clients = tables.into_iter().flatten().map(|case| (case.group, case.name));
+    let all: Vec<(&str, String)> = clients.chain(crate::server_side::names()).collect();
+    let unique: BTreeSet<&(&str, String)> = all.iter().collect();
+    assert_eq!(unique.len(), all.len(), "no name stands for two cases");
+    for (group, promised) in PROMISED {
+        let count = all.iter().filter(|(of, _)| *of == group).count();
+        println!("{group}: {count}");
+        assert!(count >= promised, "{group}: {count} cases, at least {promised} are due");
+    }
+    println!("{} cases", all.len());
 }
 
 #[test]

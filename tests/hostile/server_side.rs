@@ -366,6 +366,11 @@ fn request(asks: Asks) -> Vec<u8> {
     }
 }
 
+/// Group and name of each.
+pub fn names() -> Vec<(&'static str, String)> {
+    cases().into_iter().map(|case| (case.group, case.name)).collect()
+}
+
 #[test]
 fn every_lie_of_a_server_meets_its_outcome() {
     let cases = cases();
@@ -419,12 +424,7 @@ fn run_case(process: &Process, server: &Liar, case: &Case, number: usize) {
     let what = format!("{}: {}", case.group, case.name);
     println!("{what}");
     let user = format!("user-{number}");
-    let discarded = || {
-        let all = process.metric("server_discarded_total", "");
-        let kept = ["idle_timeout", "evicted", "given_up"];
-        let usual = kept.map(|reason| process.metric("server_discarded_total", reason));
-        all - usual.iter().sum::<u64>()
-    };
+    let discarded = || process.discarded();
     let before = discarded();
     server.tell(Some(case.lie.clone()));
     let came = login(process, &user);

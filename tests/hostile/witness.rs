@@ -55,10 +55,10 @@ fn watch(
     is_over: &AtomicBool,
 ) -> Testimony {
     let mut testimony = Testimony { requests: 0, logins: 1, slowest: Duration::ZERO };
-    while !is_over.load(Relaxed) {
+    loop {
         let started = Instant::now();
         old.expect_well();
-        if connects_anew && testimony.requests % REQUESTS_PER_LOGIN == 0 {
+        if connects_anew && testimony.requests.is_multiple_of(REQUESTS_PER_LOGIN) {
             let mut new = Client::login(address, V5_4);
             new.expect_well();
             leave(new);
@@ -66,6 +66,9 @@ fn watch(
         }
         testimony.slowest = testimony.slowest.max(started.elapsed());
         testimony.requests += 1;
+        if is_over.load(Relaxed) {
+            break;
+        }
         std::thread::sleep(PAUSE);
     }
     leave(old);

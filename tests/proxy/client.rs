@@ -177,14 +177,18 @@ impl Client {
         config: &Arc<ClientConfig>,
         host: &str,
     ) -> std::io::Result<Client> {
-        let mut client = Client::connect(address);
+        Client::connect(address).encrypt(config, host)
+    }
+
+    /// The same on a connection that has said nothing of its own yet.
+    pub fn encrypt(mut self, config: &Arc<ClientConfig>, host: &str) -> std::io::Result<Client> {
         let name = ServerName::try_from(host.to_owned()).expect("the name of a host");
         let mut tls = ClientConnection::new(config.clone(), name).expect("a sound configuration");
         while tls.is_handshaking() {
-            tls.complete_io(&mut client.stream)?;
+            tls.complete_io(&mut self.stream)?;
         }
-        client.tls = Some(Box::new(tls));
-        Ok(client)
+        self.tls = Some(Box::new(tls));
+        Ok(self)
     }
 
     /// Goes on in frames of WebSocket, whatever lies below.

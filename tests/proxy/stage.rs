@@ -43,6 +43,8 @@ pub fn settings(pairs: &[String]) -> Settings {
 pub struct Running {
     proxy: Option<Proxy>,
     pub address: SocketAddr,
+    /// Of all listeners that have one.
+    pub addresses: Vec<SocketAddr>,
     pub admin: SocketAddr,
 }
 
@@ -63,8 +65,8 @@ impl Running {
             all.push((*pair).to_owned());
         }
         let proxy = Proxy::start(settings(&all)).expect("the proxy starts");
-        let (address, admin) = (proxy.addresses()[0], proxy.admin()[0]);
-        Running { proxy: Some(proxy), address, admin }
+        let (addresses, admin) = (proxy.addresses().to_vec(), proxy.admin()[0]);
+        Running { proxy: Some(proxy), address: addresses[0], addresses, admin }
     }
 
     pub fn metrics(&self) -> Metrics {

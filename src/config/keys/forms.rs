@@ -1,8 +1,10 @@
 //! How the values of keys are read and shown where a kind alone does not say it.
 
 use crate::config::keys::{Key, TLS_MODES};
-use crate::config::settings::{Bind, Listen, Secret, Settings, TlsMode};
+use crate::config::settings::{Bind, BindHost, Listen, Secret, Settings, TlsMode};
 use crate::config::values::{AUTO, OFF, parse_bind, parse_number, parse_word, show_bind};
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 /// glommio and `sched_getaffinity` count CPUs up to here (Linux, `CPU_SETSIZE`).
@@ -89,6 +91,31 @@ pub fn parse_list(text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
+/// The rights of a file, as chmod takes them in octal.
+pub fn parse_rights(text: &str) -> Result<u32, String> {
+    let rights = u32::from_str_radix(text.trim(), 8).ok().filter(|rights| *rights <= 0o777);
+    rights.ok_or_else(|| format!("expected rights in octal, such as 0660, not {text:?}"))
+}
+
+pub fn show_rights(rights: &u32) -> String {
+    format!("{rights:04o}")
+}
+
+/// Networks such as `10.0.0.0/8`; an address alone is a network of one.
+pub fn parse_networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let network = |word: &String| {
+        let alone = word.parse::<IpAddr>().map(IpNet::from);
+        let network = alone.or_else(|_| word.parse::<IpNet>());
+        network.map_err(|_| format!("expected a network such as 10.0.0.0/8, not {word:?}"))
+    };
+    parse_list(text)?.iter().map(network).collect()
+}
+
+pub fn show_networks(networks: &[IpNet]) -> String {
+    let shown: Vec<String> = networks.iter().map(IpNet::to_string).collect();
+    shown.join(",")
+}
+
 pub fn parse_shards(text: &str) -> Result<Option<usize>, String> {
     if text.trim() == AUTO {
         return Ok(None);
@@ -116,7 +143,12 @@ pub fn parse_admin(text: &str) -> Result<Option<Bind>, String> {
     if text.trim() == OFF {
         return Ok(None);
     }
-    parse_bind(text).map(Some).map_err(|error| or_word(&error, OFF))
+    match parse_bind(text) {
+        Ok(Bind { host: BindHost::Unix(_), .. }) => {
+            Err("expected an address and a port for operators, not a Unix socket".into())
+        }
+        bind => bind.map(Some).map_err(|error| or_word(&error, OFF)),
+    }
 }
 
 pub fn show_admin(bind: &Option<Bind>) -> String {

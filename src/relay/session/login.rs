@@ -97,6 +97,11 @@ impl Session {
         }
         let is_expired = matches!(outcome, LoginOutcome::Failed(Refusal::Expired));
         match outcome {
+            LoginOutcome::Failed(Refusal::PatchRefused) if identity.profile.utc_patch => {
+                // Then without: the answer will not confirm it.
+                let profile = Profile { utc_patch: false, ..identity.profile.clone() };
+                self.log_in(profile, identity.auth.clone(), cx);
+            }
             LoginOutcome::Failed(refusal) if !is_expired => {
                 let why = match refusal {
                     Refusal::Server(_) => CloseReason::Unauthorized,

@@ -2,6 +2,7 @@
 
 use boltmux::transport::detect::{Detected, PREFIX_BYTES, detect, detect_pieces};
 use boltmux::transport::http;
+use boltmux::transport::proxy_protocol::{self, HEADER_BYTES_MAX, Parsed, Version as Form};
 use boltmux::transport::websocket::upgrade::Origins;
 use boltmux::wire::handshake::{self, Choice};
 use boltmux::wire::version::Version;
@@ -105,4 +106,32 @@ fn is_answer(bytes: &[u8], is_head: bool) {
     let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: "));
     let length: usize = length.and_then(|length| length.parse().ok()).expect("a length");
     assert!(if is_head { body.is_empty() } else { body.len() == length }, "{text}");
+}
+
+/// A PROXY header: what was decided on a part is not decided otherwise on more, and what we write
+/// ourselves is read back.
+pub fn proxy(data: &[u8]) {
+    let whole = proxy_protocol::parse(data);
+    match whole {
+        Parsed::Header { bytes, ends } => {
+            assert!(bytes <= data.len() && bytes <= HEADER_BYTES_MAX);
+            assert_eq!(
+                proxy_protocol::parse(&data[..bytes]),
+                whole,
+                "what follows does not matter"
+            );
+            let shorter = proxy_protocol::parse(&data[..bytes - 1]);
+            assert_eq!(shorter, Parsed::NeedMore, "the last byte matters");
+            for form in [Form::One, Form::Two] {
+                let own = proxy_protocol::header(form, ends);
+                let again = proxy_protocol::parse(&own);
+                assert!(matches!(again, Parsed::Header { bytes, .. } if bytes == own.len()));
+            }
+        }
+        Parsed::NeedMore => assert!(data.len() < HEADER_BYTES_MAX),
+        Parsed::Broken => {
+            let more = [data, b"\r\n\0\0"].concat();
+            assert_eq!(proxy_protocol::parse(&more), Parsed::Broken, "no byte mends it");
+        }
+    }
 }

@@ -5,14 +5,19 @@
 
 mod conversation;
 mod first_bytes;
+mod frames;
 mod scanning;
 mod session;
 mod values;
 
+pub type Target = fn(&[u8]);
+
 /// Every target and its name, which is also its corpus's.
-pub const ALL: [(&str, fn(&[u8])); 6] = [
+pub const ALL: [(&str, Target); 8] = [
     ("handshake", first_bytes::handshake),
     ("http", first_bytes::http),
+    ("websocket", frames::websocket),
+    ("proxy", first_bytes::proxy),
     ("scanner", scanning::scanner),
     ("packstream", values::packstream),
     ("session_client", session::client),
@@ -20,7 +25,7 @@ pub const ALL: [(&str, fn(&[u8])); 6] = [
 ];
 
 /// The target of that name.
-pub fn by_name(name: &str) -> fn(&[u8]) {
+pub fn by_name(name: &str) -> Target {
     let found = ALL.iter().find(|(known, _)| *known == name);
     found.unwrap_or_else(|| panic!("expected one of the targets, got {name}")).1
 }
