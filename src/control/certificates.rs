@@ -245,7 +245,7 @@ impl Certificates {
         let trust = match uplink.encryption {
             config::Encryption::Off => return None,
             config::Encryption::Unverified => Trust::Anybody,
-            config::Encryption::Verified => Trust::Authorities(self.authorities(problems)?),
+            config::Encryption::Verified => self.trust(problems)?,
         };
         let own = match &uplink.client_cert {
             None => None,
@@ -260,12 +260,13 @@ impl Certificates {
         made.map_err(|text| problems.add(Place::Together, text)).ok()
     }
 
-    /// Those of `uplink.ca_file`, or the system's, which are read once.
-    fn authorities(&mut self, problems: &mut Problems) -> Option<Arc<RootCertStore>> {
+    /// The authorities in `uplink.ca_file`, or the system's, which are read once.
+    fn trust(&mut self, problems: &mut Problems) -> Option<Trust> {
         if let Some(path) = &self.uplink.ca_file {
-            let read = read_file(path).and_then(|text| certificate::authorities(&text));
+            let read = read_file(path).and_then(|text| certificate::believed(&text));
             let read = read.map_err(|text| add(problems, path, &text, "uplink.ca_file"));
-            return read.ok().map(Arc::new);
+            let (roots, exact) = read.ok()?;
+            return Some(Trust::Authorities { roots: Arc::new(roots), exact: exact.into() });
         }
         if self.system.is_none() {
             match system_authorities() {
@@ -276,7 +277,8 @@ impl Certificates {
                 }
             }
         }
-        self.system.clone()
+        let roots = self.system.clone()?;
+        Some(Trust::Authorities { roots, exact: Arc::from([]) })
     }
 
     fn read_pair(
