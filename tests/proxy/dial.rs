@@ -50,7 +50,14 @@ fn dial(addresses: Vec<SocketAddr>, connect_within: Duration) -> Result<(), Stri
     let thread = runtime::start_executor("dial", None, move || async move {
         let driver = Driver::start(driver::Options::default()).unwrap();
         let (name, login_within) = ("server:7687".into(), WITHIN);
-        let target = Target { addresses, name, connect_within, login_within, tls: None };
+        let target = Target {
+            addresses,
+            name,
+            connect_within,
+            login_within,
+            tls: None,
+            proxy_protocol: None,
+        };
         let notifications = Notifications::default();
         let profile = Profile { version: V5_4, routing: None, notifications, utc_patch: false };
         let auth = Auth::from_parts("basic", "neo4j", PASSWORD);
