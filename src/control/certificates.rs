@@ -1,11 +1,11 @@
 //! Certificates, keys and authorities: read at start, and read anew when their files change.
 //!
 //! Owns what was read last and was good; a bad file never replaces it. Makes the values that shards
-//! work with (`Encryption`) and tells about changes; does not carry them to the shards. Reads files,
-//! so it runs before the shards do, and on the blocking pool after that.
+//! work with (`Encryption`) and tells about changes; does not carry them to the shards. It reads
+//! files, so it runs before the shards do, and on the blocking pool after that.
 //!
-//! Secret stores put a new file in place by turning a symbolic link, often in two steps: a listener's
-//! files are read together, and again with each further change until they fit together.
+//! Secret stores put a new file in place by turning a symbolic link, often in two steps: the files
+//! of a listener are read together, and again with each further change until they fit together.
 
 use crate::config::problem::{Place, Problems};
 use crate::config::{self, ListenTls, Settings, TlsMode, TlsVersion};

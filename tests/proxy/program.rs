@@ -206,8 +206,11 @@ fn ports_are_free_at_once_for_the_next_start() {
         assert!(said.starts_with("HTTP/1.1 200"), "{said}");
         program.signal("TERM");
         assert_eq!(program.wait().code(), Some(0));
-        let again = Program::start(server.address(), &[&listen, &admin, "shards=1"]);
+        let listen = format!("listen.bind={address}");
+        let mut again = Program::start(server.address(), &[&listen, &admin, "shards=1"]);
         assert_eq!(again.address, address);
+        again.signal("TERM");
+        assert_eq!(again.wait().code(), Some(0));
     }
 }
 
