@@ -170,3 +170,30 @@ impl State {
         Key { index: 0, generation: self.tick_generation & TICK_GENERATION_MASK }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::buffer::Pool;
+    use crate::transport::options::{Options, Planted};
+    use crate::transport::ring::{Receive, Ring};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn a_tick_that_outlived_its_removal_is_removed_when_it_comes() {
+        let (mut ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+        let former = Key { index: 0, generation: 1 };
+        ring.start_tick(Duration::from_millis(1), user_data(Operation::Tick, former));
+        let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
+        let options = Options::default();
+        let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+        state.tick_generation = 2;
+        state.enter(true);
+        state.enter(false); // the removal leaves
+        std::thread::sleep(Duration::from_millis(20));
+        state.ring.enter(0).unwrap();
+        let mut seen = state.ring.completions();
+        seen.retain(Cqe::more);
+        assert!(seen.is_empty() && !state.seen.tick, "{} more ticks", seen.len());
+    }
+}
