@@ -216,8 +216,8 @@ async fn log_in(
     let payload = answers.success(conn).await?;
     let hello = HelloSuccess::parse(&payload).map_err(|error| error.to_string())?;
     if profile.utc_patch && !hello.utc_patch {
-        let text = "expected the server to confirm patch_bolt utc, as servers of its kind do; it did \
-                    not, and its dates would be misread";
+        let text = "expected the server to confirm patch_bolt utc, as servers of its kind do; it \
+                    did not, and its dates would be misread";
         return Err(String::from(text).into());
     }
     let mut credentials_expired = hello.credentials_expired;
