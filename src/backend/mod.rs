@@ -50,8 +50,8 @@ pub struct KnownServer {
 impl KnownServer {
     /// Whether it confirms the patch `utc` in Bolt 4.3 and 4.4: Neo4j does from 5 on, and from some
     /// releases of 4.3 and 4.4 on. Of other makers' servers (`Neo4j/5.26.0 compatible (...)`)
-    /// nothing is known, and ArcadeDB 26.10 does not. A client that is not told of it uses the older
-    /// form of dates with time zones, which every server takes.
+    /// nothing is known, and ArcadeDB 26.10 does not. A client that is not told of it uses the
+    /// older form of dates with time zones, which every server takes.
     pub fn has_utc_patch(&self) -> bool {
         let Some(release) = self.agent.strip_prefix("Neo4j/") else { return false };
         let major = release.split('.').next().and_then(|major| major.parse::<u32>().ok());

@@ -235,7 +235,8 @@ def run(name, place):
         CASES[name](place)
         good = True
     except Exception as error:  # noqa: any error fails the case, and the others go on
-        print("    " + (str(error) if isinstance(error, AssertionError) else traceback.format_exc()))
+        is_ours = isinstance(error, AssertionError)
+        print("    " + (str(error) if is_ours else traceback.format_exc()))
         good = False
     verdict = "PASS" if good else "FAIL"
     print(f"  {verdict} {name} in {time.monotonic() - started:.0f} s", flush=True)
