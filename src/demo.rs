@@ -219,6 +219,7 @@ impl Size {
             password: PASSWORD.into(),
             version: None,
             tls: None,
+            is_websocket: false,
         };
         Plan {
             targets: vec![

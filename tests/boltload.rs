@@ -60,6 +60,41 @@ fn every_shape_and_loop_ends_clean() {
 }
 
 #[test]
+fn bolt_over_websocket_is_measured_beside_the_server() {
+    let server = Server::start(Options::default()).unwrap();
+    let words = [
+        format!("--uri bolt://{}", server.address()),
+        "--set listen.bind=127.0.0.1:0 --set shards=1 --set log.level=error".into(),
+    ];
+    let mut proxy = Command::new(env!("CARGO_BIN_EXE_boltmux"));
+    proxy.args(words.iter().flat_map(|words| words.split_whitespace()));
+    let mut proxy = proxy.env_clear().stderr(Stdio::piped()).spawn().expect("boltmux starts");
+    let mut line = String::new();
+    let stderr = proxy.stderr.as_mut().expect("it is piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut line).unwrap();
+    let address = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}")).to_owned();
+    for shape in ["auto", "rows:30 --query", "login"] {
+        let mut command = command(&format!(
+            "--target direct=bolt://{} --target web=ws://{address} --rounds 2 --seconds 1 \
+             --shape {shape}",
+            server.address()
+        ));
+        if shape.ends_with("--query") {
+            command.arg("ROWS 30 4000");
+        }
+        let output = command.output().expect("boltload can be started");
+        let (table, errors) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{shape}: {table}{errors}");
+        assert!(table.contains("web") && !table.contains("stopped"), "{table}");
+    }
+    // A server that knows no WebSocket says so by ending the connection.
+    let output = run(&format!("--uri ws://{} --seconds 1", server.address()));
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    proxy.kill().and_then(|()| proxy.wait()).expect("it was running");
+    server.stop();
+}
+
+#[test]
 fn all_outputs_are_written() {
     let server = Server::start(Options::default()).unwrap();
     let folder = folder("boltload-outputs");

@@ -814,3 +814,29 @@ fn check_dials_only_when_asked() {
     assert!(said.contains("is uplink.uri right?"), "{said}");
     assert_eq!(boltmux(&["check", "-uri", &uri]).0, Some(0));
 }
+
+#[test]
+fn each_section_of_its_own_is_a_listener_of_its_own() {
+    let toml = "[[listen]]\nbind = \"0.0.0.0:1\"\n\n[[listen]]\nbind = \"[::]:1\"\n\
+        ipv6_only = true\n\n[[listen]]\nbind = \"unix:/run/b.sock\"\nunix_mode = \"0600\"\n\n\
+        [[listen]]\nbind = \":2\"\nproxy_protocol = \"required\"\n\
+        proxy_networks = [\"10.0.0.0/8\", \"192.0.2.7\"]\n\
+        websocket_origins = [\"https://a.example\"]\n";
+    let json = "{\"listen\": [{\"bind\": \"0.0.0.0:1\"}, {\"bind\": \"[::]:1\", \"ipv6_only\": true}, \
+        {\"bind\": \"unix:/run/b.sock\", \"unix_mode\": \"0600\"}, {\"bind\": \":2\", \
+        \"proxy_protocol\": \"required\", \"proxy_networks\": [\"10.0.0.0/8\", \"192.0.2.7\"], \
+        \"websocket_origins\": [\"https://a.example\"]}]}";
+    for file in [("a.toml", toml), ("a.json", json)] {
+        let command = parse_with(&["--config", file.0], &[], &[file]).unwrap();
+        let Command::Run(settings) = command else { panic!("expected to run") };
+        let all = &settings.listen;
+        let only: Vec<bool> = all.iter().map(|listen| listen.ipv6_only).collect();
+        assert_eq!(only, [false, true, false, false], "{}", file.0);
+        assert_eq!((all[1].unix_mode, all[2].unix_mode), (0o660, 0o600));
+        assert!(!all[0].proxy_protocol && all[3].proxy_protocol);
+        let networks: Vec<String> = all[3].proxy_networks.iter().map(|it| it.to_string()).collect();
+        assert_eq!(networks, ["10.0.0.0/8", "192.0.2.7/32"]);
+        assert_eq!(all[3].websocket_origins, ["https://a.example"]);
+        assert!(all[0].websocket_origins.is_empty());
+    }
+}

@@ -21,7 +21,8 @@ const PORT: u16 = 7687;
 const SECONDS_MAX: f64 = 31_536_000.0;
 /// Every target in every place and both directions, for up to three targets.
 const ROUNDS: usize = 6;
-const SCHEMES: [&str; 6] = ["bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc"];
+const SCHEMES: [&str; 9] =
+    ["bolt", "bolt+s", "bolt+ssc", "neo4j", "neo4j+s", "neo4j+ssc", "ws", "wss", "wss+ssc"];
 /// For what a wrong argument stands while the others are looked at.
 const ANY: Duration = Duration::from_secs(1);
 
@@ -32,7 +33,8 @@ const ANY: Duration = Duration::from_secs(1);
 #[command(name = "boltload", version)]
 pub struct Arguments {
     /// A server to measure: NAME=bolt://HOST:PORT; repeatable, the others are compared with the
-    /// first. neo4j:// is that one server, too: nothing is routed. +s behind the scheme for TLS,
+    /// first. neo4j:// is that one server, too: nothing is routed. ws:// and wss:// speak Bolt
+    /// over WebSocket. +s behind the scheme for TLS,
     /// +ssc for TLS with any certificate
     #[arg(long, value_name = "NAME=URI")]
     target: Vec<String>,
@@ -235,12 +237,14 @@ impl Arguments {
         for target in named {
             let resolved = target.and_then(|(name, uri)| {
                 let tls = encryption(&uri, self.ca_file.as_deref())?;
-                Ok((name, resolve(&uri)?, tls))
+                let is_websocket =
+                    uri.split_once("://").is_some_and(|(it, _)| it.starts_with("ws"));
+                Ok((name, resolve(&uri)?, tls, is_websocket))
             });
-            if let Some((name, address, tls)) = mistakes.take(resolved) {
+            if let Some((name, address, tls, is_websocket)) = mistakes.take(resolved) {
                 let user = if self.no_auth { String::new() } else { self.user.clone() };
                 let password = password.clone();
-                targets.push(Target { name, address, user, password, version, tls });
+                targets.push(Target { name, address, user, password, version, tls, is_websocket });
             }
         }
         targets
@@ -376,7 +380,7 @@ fn encryption(uri: &str, ca_file: Option<&Path>) -> Result<Option<Uplink>, Strin
     let Some((scheme, authority)) = uri.split_once("://") else { return Ok(None) };
     let failed = |text: String| format!("{uri}: {text}");
     let trust = match scheme {
-        "bolt+s" | "neo4j+s" => {
+        "bolt+s" | "neo4j+s" | "wss" => {
             let roots = match ca_file {
                 None => system_authorities(),
                 Some(path) => std::fs::read(path)
@@ -385,7 +389,7 @@ fn encryption(uri: &str, ca_file: Option<&Path>) -> Result<Option<Uplink>, Strin
             };
             Trust::Authorities(Arc::new(roots.map_err(failed)?))
         }
-        "bolt+ssc" | "neo4j+ssc" => Trust::Anybody,
+        "bolt+ssc" | "neo4j+ssc" | "wss+ssc" => Trust::Anybody,
         _ => return Ok(None),
     };
     let authority = authority.split(['/', '?']).next().unwrap_or_default();
@@ -400,9 +404,6 @@ fn encryption(uri: &str, ca_file: Option<&Path>) -> Result<Option<Uplink>, Strin
 fn resolve(uri: &str) -> Result<SocketAddr, String> {
     let authority = match uri.split_once("://") {
         Some((scheme, authority)) if SCHEMES.contains(&scheme) => authority,
-        Some((scheme @ ("ws" | "wss"), _)) => {
-            return Err(format!("{uri}: no WebSocket ({scheme}) yet; use bolt://HOST:PORT"));
-        }
         Some((scheme, _)) => {
             return Err(format!("{uri}: scheme {scheme} is not supported; use bolt://HOST:PORT"));
         }
@@ -490,7 +491,7 @@ mod tests {
     fn the_port_is_optional() {
         assert_eq!(resolve("bolt://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("127.0.0.1:9/"), Ok(([127, 0, 0, 1], 9).into()));
-        assert!(resolve("wss://127.0.0.1").unwrap_err().contains("no WebSocket (wss) yet"));
+        assert_eq!(resolve("wss://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("bolt+ssc://127.0.0.1:1"), Ok(([127, 0, 0, 1], 1).into()));
         assert_eq!(resolve("bolt://[::1]"), Ok("[::1]:7687".parse().unwrap()));
         assert_eq!(resolve("neo4j://127.0.0.1:8/?policy=x"), Ok(([127, 0, 0, 1], 8).into()));

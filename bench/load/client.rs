@@ -13,10 +13,13 @@ use super::session::{Event, Outcome, Session};
 use super::worker::{NEVER, Order, Worker};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
+use crate::transport::http;
 use crate::transport::stream::Stream;
 use crate::transport::tls;
+use crate::transport::websocket::WebSocket;
+use crate::transport::websocket::upgrade;
 use crate::wire::message;
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -288,6 +291,7 @@ impl Client {
         let dialed = dialed.await.ok_or("connect: timed out")?;
         let conn = dialed.map_err(|error| format!("connect: {error}"))?;
         let conn = self.encrypt(conn).await?;
+        let conn = self.upgrade(conn).await?;
         let session = Session::new(self.script.clone(), self.nonce);
         let mut link = Link { conn, session };
         link.session.open(&mut self.out);
@@ -312,6 +316,33 @@ impl Client {
         });
         let established = established.await.ok_or("connect: timed out")?;
         established.map(|()| stream.into()).map_err(failed)
+    }
+
+    /// Goes over to WebSocket if the target is spoken to so; the deadline of the connect is on it.
+    async fn upgrade(&self, conn: Stream) -> Result<Stream, Lost> {
+        if !self.script.target().is_websocket {
+            return Ok(conn);
+        }
+        conn.send(
+            [Bytes::from(upgrade::request(&self.script.target().address.to_string())).into()],
+        );
+        let mut answer = Vec::new();
+        loop {
+            let received = poll_fn(|cx| match conn.poll_recv(cx) {
+                Poll::Ready(result) => Poll::Ready(Some(result)),
+                Poll::Pending => self.worker.poll_deadline(self.slot, cx).map(|()| None),
+            });
+            let received = received.await.ok_or("connect: timed out")?;
+            let chunk = received.map_err(|error| format!("connect: {error}"))?;
+            answer.extend_from_slice(&chunk.ok_or("connect: closed by the server")?);
+            match upgrade::is_granted(&answer) {
+                Some(true) => break,
+                None if answer.len() < http::HEAD_BYTES_MAX => {}
+                _ => return Err("connect: the upgrade to WebSocket was refused".into()),
+            }
+        }
+        let seed = self.slot as u32;
+        Ok(WebSocket::client(conn, self.worker.driver.clone(), seed).into())
     }
 
     /// Gives the connection up at once.

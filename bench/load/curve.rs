@@ -203,6 +203,7 @@ mod tests {
             password: String::new(),
             version: None,
             tls: None,
+            is_websocket: false,
         };
         let targets = vec![target("direct"), target("a<b&c"), target("silent")];
         let plan = Plan { targets, rounds: 1, ..Plan::default() };

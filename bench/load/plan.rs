@@ -30,6 +30,8 @@ pub struct Target {
     pub version: Option<Version>,
     /// How TLS is spoken, if it is.
     pub tls: Option<Uplink>,
+    /// Whether Bolt is spoken in frames of WebSocket.
+    pub is_websocket: bool,
 }
 
 impl fmt::Debug for Target {
@@ -259,6 +261,7 @@ mod tests {
             password: "test-password".into(),
             version: None,
             tls: None,
+            is_websocket: false,
         }
     }
 

@@ -332,6 +332,7 @@ mod tests {
             password: "test-password".into(),
             version,
             tls: None,
+            is_websocket: false,
         };
         let plan = Rc::new(Plan { targets: vec![target], ..plan });
         Session::new(Rc::new(Script::new(plan, 0)), Nonce::new(7, 9))

@@ -112,6 +112,7 @@ fn plan(addresses: &[SocketAddr]) -> Plan {
         password: "test-password".into(),
         version: None,
         tls: None,
+        is_websocket: false,
     };
     Plan {
         targets: addresses.iter().enumerate().map(target).collect(),

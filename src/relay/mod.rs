@@ -1,7 +1,8 @@
 //! One client's life, from its first byte to its last.
 //!
-//! `session` holds the rules and is pure; `exchange` maps bytes to messages for it and is pure too;
-//! `doors` leads to Bolt's first byte, `task` moves the bytes. `reply` is what boltmux itself says, `close` why a connection ended.
+//! `doors` leads to Bolt's first byte and `task` moves the bytes. `session` holds the rules and is
+//! pure; `exchange` maps bytes to messages for it and is pure too. `reply` is what boltmux itself
+//! says, `close` why a connection ended.
 
 pub mod close;
 pub mod doors;

@@ -147,6 +147,9 @@ pub enum Release {
     Broken(Discard),
 }
 
+/// Actions of one event, nearly always: an idle client keeps the room.
+const ACTIONS_ROOM: usize = 2;
+
 /// How far the client has logged in.
 #[derive(Clone, Debug)]
 enum Phase {
@@ -252,7 +255,7 @@ impl Session {
             turned_at: Duration::ZERO,
             spoke_at: Duration::ZERO,
             noop_after: None,
-            actions: VecDeque::new(),
+            actions: VecDeque::with_capacity(ACTIONS_ROOM),
             refuses_clients: false,
             failures_made: 0,
             planted: Planted::default(),

@@ -33,7 +33,9 @@ pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
 async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let present = Present::enter(&world);
     let login_by = world.driver.now() + world.options.login_within;
-    let Entered { greeted, stream, rest, address } = enter(&world, door, conn).await;
+    // Boxed is what an idle client does not need: a task is as large as the largest that it awaits.
+    let entered = Box::pin(enter(&world, door, conn)).await;
+    let Entered { greeted, stream, rest, address } = entered;
     let Some(stream) = stream else { return };
     let why = match greeted {
         Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
@@ -44,7 +46,7 @@ async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     if let Some(address) = address {
         tracing::debug!("the client at {address} has gone: {}", reason.name());
     }
-    doors::close(stream, why).await;
+    Box::pin(doors::close(stream, why)).await;
 }
 
 /// What a client is served with, the way to it, and what it has sent beyond its handshake.
@@ -86,7 +88,7 @@ async fn serve(
         }
         Greeted::Session { opening } => {
             let first = whole_session::First { opening, bytes: rest };
-            whole_session::serve(world, stream, present, first, login_by).await
+            Box::pin(whole_session::serve(world, stream, present, first, login_by)).await
         }
     }
 }

@@ -1,4 +1,5 @@
-//! A client behind WebSocket: payloads in, frames out, over a plain or an encrypted connection.
+//! A client behind WebSocket: payloads in, frames out, over a plain or an encrypted connection. The
+//! load generator is such a client itself: the same, with its own frames masked.
 //!
 //! Owns: what control frames make necessary (Pong, Close, our own Ping) and the way of payloads
 //! through the codec. Does not own: the rules of frames (`codec`), the request that came first
@@ -35,6 +36,8 @@ pub struct WebSocket {
     state: RefCell<State>,
     /// What the Close of `close` says.
     close_code: Cell<CloseCode>,
+    /// Of a client: the last mask.
+    mask: Option<Cell<u32>>,
 }
 
 struct State {
@@ -72,8 +75,16 @@ impl WebSocket {
             timer: None,
             frame: Vec::new(),
         };
-        let close_code = Cell::new(CloseCode::Normal);
-        WebSocket { inner, driver, state: RefCell::new(state), close_code }
+        let (state, close_code) = (RefCell::new(state), Cell::new(CloseCode::Normal));
+        WebSocket { inner, driver, state, close_code, mask: None }
+    }
+
+    /// The client's end, over a connection on which the upgrade was granted.
+    pub fn client(inner: Stream, driver: Rc<Driver>, seed: u32) -> WebSocket {
+        let mut websocket = WebSocket::new(inner, driver, None);
+        websocket.mask = Some(Cell::new(seed));
+        websocket.state.get_mut().decoder = Decoder::of_server();
+        websocket
     }
 
     /// What lies below.
@@ -153,9 +164,10 @@ impl WebSocket {
         if state.is_closing || length == 0 {
             frame.clear();
         } else {
-            let header = match codec::binary_header(length) {
-                Header::Short(bytes) => Chunk::from_static(bytes),
-                header => Chunk::from(Bytes::copy_from_slice(header.as_ref())),
+            let header = match (&self.mask, codec::binary_header(length)) {
+                (Some(mask), _) => self.mask_frame(mask, &mut frame, length),
+                (None, Header::Short(bytes)) => Chunk::from_static(bytes),
+                (None, header) => Chunk::from(Bytes::copy_from_slice(header.as_ref())),
             };
             self.inner.send_boxed(&mut std::iter::once(header).chain(frame.drain(..)));
         }
@@ -207,14 +219,33 @@ impl WebSocket {
             return;
         }
         if let Some(payload) = state.ping.take().filter(|_| !state.is_closing) {
-            self.inner.send([Chunk::from(Bytes::from(codec::pong(&payload)))]);
+            self.send_control(codec::pong(&payload));
         }
     }
 
     fn send_close(&self, code: Option<u16>) {
         if !std::mem::replace(&mut self.state.borrow_mut().is_closing, true) {
-            self.inner.send([Chunk::from(Bytes::from(codec::close(code)))]);
+            self.send_control(codec::close(code));
         }
+    }
+
+    fn send_control(&self, frame: Vec<u8>) {
+        let frame = if self.mask.is_some() { codec::masked_control(frame) } else { frame };
+        self.inner.send([Chunk::from(Bytes::from(frame))]);
+    }
+
+    /// Masks a client's payload, and makes its header.
+    fn mask_frame(&self, last: &Cell<u32>, frame: &mut [Chunk], length: usize) -> Chunk {
+        // Masks protect caches between from what a page may send (RFC 6455, 10.3); a program that
+        // speaks for itself need not be unpredictable.
+        last.set(last.get().wrapping_mul(1_664_525).wrapping_add(1_013_904_223));
+        let mask = last.get().to_be_bytes();
+        let mut done = 0;
+        for chunk in frame {
+            chunk.edit(|bytes| codec::apply_mask(bytes, mask, done));
+            done += chunk.len();
+        }
+        Chunk::from(Bytes::from(codec::masked_header(length, mask)))
     }
 
     fn poll_heartbeat(&self, cx: &Context<'_>) {

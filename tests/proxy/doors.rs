@@ -2,7 +2,7 @@
 //! from balancers and to servers.
 
 use crate::certificates::{Authority, Folder};
-use crate::client::{Client, PASSWORD, V5_4, V5_8, hello, logon, proposals};
+use crate::client::{Client, PASSWORD, V5_4, V5_8, Way, hello, logon, proposals};
 use crate::stage::{Running, Stage, http, settings};
 use boltmux::proxy::Proxy;
 use boltmux::synthetic::Options;
@@ -171,6 +171,68 @@ fn every_listener_has_its_own_conditions() {
     }
     drop(stage);
     assert!(!path.exists(), "the socket's file goes with the proxy");
+}
+
+/// What a listener says inside TLS, to the end.
+fn told(client: &mut Client, request: &str) -> String {
+    client.send(request.as_bytes());
+    let mut told = Vec::new();
+    while let Ok(byte) = client.read(1) {
+        told.extend(byte);
+    }
+    String::from_utf8(told).unwrap()
+}
+
+#[test]
+fn http_and_its_limits_are_the_same_inside_tls() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let files = folder.pairs("own", &authority.certificate(&[HOST]));
+    let pairs: Vec<&str> =
+        files.iter().map(String::as_str).chain(["timeouts.first_bytes=1s"]).collect();
+    let stage = Stage::start(&pairs, Options::default());
+    stage.proxy.until("the server is seen", |all| all.get("server_reachable") == 1);
+    let secure = || Client::secure(stage.address(), &authority.client(), HOST).unwrap();
+    for (request, answer) in [
+        ("GET /health HTTP/1.1\r\n\r\n".to_owned(), "HTTP/1.1 200 OK"),
+        ("HEAD /health HTTP/1.1\r\n\r\n".into(), "HTTP/1.1 200 OK"),
+        ("GET / HTTP/1.1\r\n\r\n".into(), "HTTP/1.1 200 OK"),
+        (format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(9 << 10)), "HTTP/1.1 431 "),
+        (format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(65)), "HTTP/1.1 431 "),
+    ] {
+        let told = told(&mut secure(), &request);
+        assert!(told.starts_with(answer), "{told}");
+        let has_body = told.split_once("\r\n\r\n").is_some_and(|(_, body)| !body.is_empty());
+        assert_eq!(has_body, !request.starts_with("HEAD"), "{told}");
+    }
+    // Neither a finished handshake nor an upgrade renews the limit.
+    secure().expect_end();
+    secure().upgrade().expect_end();
+    Client::connect(stage.address()).upgrade().expect_end();
+    stage.proxy.until("they are counted", |all| all.get("closed{login_timeout}") == 3);
+    let mut nested = secure().upgrade();
+    nested.send(b"\x16\x03\x01\x02\x00\x01\x00\x01");
+    nested.expect_end();
+    stage.proxy.until("it is counted", |all| all.get("closed{nested_layer}") == 1);
+}
+
+#[test]
+fn pages_of_other_origins_are_turned_away() {
+    let stage = Stage::start(
+        &["listen.websocket_origins=https://a.example,https://browser.example"],
+        Options::default(),
+    );
+    Client::connect_by(Way::WebSocket, stage.address()).agree(V5_4);
+    let request = crate::frames::request() + "\r\n";
+    let other = request.replace("https://browser.example", "https://evil.example");
+    let answer = http(stage.address(), &other);
+    assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("origins"), "{answer}");
+    // A program names no origin, and Bolt without WebSocket has none.
+    let none = request.replace("Origin: https://browser.example\r\n", "");
+    let mut program = Client::connect(stage.address());
+    program.send(none.as_bytes());
+    let first = program.read(12).unwrap();
+    assert_eq!(first, b"HTTP/1.1 101");
+    Client::login(stage.address(), V5_4).expect_well();
 }
 
 #[test]

@@ -410,6 +410,22 @@ pub fn binary_header(length: usize) -> Header {
     }
 }
 
+/// The header of a client's binary frame; `mask` is for its payload.
+pub fn masked_header(length: usize, mask: [u8; 4]) -> Vec<u8> {
+    let mut header = binary_header(length).as_ref().to_vec();
+    header[1] |= MASKED;
+    header.extend(mask);
+    header
+}
+
+/// A server's control frame as a client has to send it. The mask changes nothing: none of these
+/// payloads is of a page's making.
+pub fn masked_control(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[1] |= MASKED;
+    frame.splice(2..2, [0; 4]);
+    frame
+}
+
 /// A server's Ping without payload.
 pub const PING: &[u8] = &[FINAL | opcode::PING, 0];
 

@@ -9,6 +9,7 @@ use httparse::Header;
 /// What drivers ask for; Neo4j has no other path either.
 const PATH: &str = "/";
 const VERSION: &[u8] = b"13";
+const SAMPLE_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// Proves that the answerer knows WebSocket (RFC 6455, 1.3).
 const SALT: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// 16 random bytes in base64: 22 letters and the padding.
@@ -100,6 +101,27 @@ pub fn grant(accept: &Accept) -> Vec<u8> {
     answer
 }
 
+/// A program's own request, with the key of RFC 6455, 1.3: it asks for no secrecy.
+pub fn request(host: &str) -> Vec<u8> {
+    format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {SAMPLE_KEY}\r\n\r\n"
+    )
+    .into_bytes()
+}
+
+/// What the server made of `request`: `None` while its answer is not whole, else whether it granted
+/// the upgrade and has sent nothing more.
+pub fn is_granted(answer: &[u8]) -> Option<bool> {
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n")? + 4;
+    let mut headers = [httparse::EMPTY_HEADER; 64];
+    let mut response = httparse::Response::new(&mut headers);
+    let is_read = response.parse(&answer[..end]).is_ok_and(|status| status.is_complete());
+    let proof = accept(SAMPLE_KEY.as_bytes()).0;
+    let is_proven = only(response.headers, "sec-websocket-accept") == Some(&proof[..]);
+    Some(is_read && response.code == Some(101) && is_proven && answer.len() == end)
+}
+
 /// What proves to a client that its key was read.
 pub fn accept(key: &[u8]) -> Accept {
     let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key, SALT].concat());
@@ -155,6 +177,25 @@ mod tests {
         let answer = std::str::from_utf8(&answer).unwrap();
         assert!(answer.contains("\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"));
         assert!(!answer.contains("Extensions") && !answer.contains("Protocol:"));
+    }
+
+    #[test]
+    fn our_own_request_is_granted_and_only_a_grant_is_taken() {
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let text = request("a:7687");
+        let mut asked = httparse::Request::new(&mut headers);
+        assert!(asked.parse(&text).unwrap().is_complete());
+        let granted = examine("/", 1, asked.headers, &Origins::Listed(Vec::new())).unwrap();
+        let answer = grant(&granted);
+        for cut in 0..answer.len() {
+            assert_eq!(is_granted(&answer[..cut]), None, "{cut}");
+        }
+        assert_eq!(is_granted(&answer), Some(true));
+        let early = [&answer[..], b"\x82\x00"].concat();
+        assert_eq!(is_granted(&early), Some(false));
+        for wrong in [&grant(&accept(b"another key"))[..], b"HTTP/1.1 404 Not Found\r\n\r\n"] {
+            assert_eq!(is_granted(wrong), Some(false));
+        }
     }
 
     #[test]

@@ -176,6 +176,10 @@ fn what_a_server_sends_is_read_back() {
         assert_eq!((seen.pings.len(), seen.pongs), (1, 1));
     }
     let masked = frame(0x82, b"ab", MASK);
+    assert_eq!(masked[..6], masked_header(2, MASK));
+    let control = [masked_control(pong(b"x")), masked_control(close(Some(1000)))].concat();
+    let seen = read([&control[..]]);
+    assert_eq!((seen.pongs, seen.close), (1, Some(Some(1000))));
     assert_eq!(read_with(Decoder::of_server(), [&masked[..]]).fault, Some(Fault::Mask));
 }
 
