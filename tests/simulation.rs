@@ -98,6 +98,7 @@ fn a_sweep_sees_everything() {
         "refuse_timed_out",
         "refuse_unreachable",
         "refuse_server",
+        "grant_lost",
         "turn_over",
         "turn_lost",
         "probe",

@@ -79,8 +79,7 @@ pub async fn dial(
     // Session mode tells of its client, where that is not too late.
     let is_told_later = is_raw(version) && target.tls.is_none();
     let opening = target.proxy_protocol.filter(|_| !is_told_later);
-    let conn = within(driver, limit, connect(driver, target, opening)).await;
-    let conn = conn.unwrap_or_else(|| Err(no_answer()))?;
+    let conn = connect(driver, target, opening, limit).await?;
     if is_raw(version) {
         let hello = HelloSuccess::default();
         return Ok(Dialed { conn, hello, credentials_expired: false });
@@ -90,7 +89,10 @@ pub async fn dial(
     let logged_in = match greeted.unwrap_or_else(|| Err(no_answer())) {
         Ok(()) => {
             let limit = target.login_within;
-            let late = || Err(format!("no answer to the login within {limit:?}").into());
+            let late = || {
+                let text = format!("no answer to the login within {limit:?}");
+                Err(DialError::Failed(DialFailure::Slow(text)))
+            };
             let login = within(driver, limit, log_in(&conn, target, identity));
             login.await.unwrap_or_else(late)
         }
@@ -124,17 +126,24 @@ pub async fn within<T>(
     .await
 }
 
-/// The first address that answers.
+/// The first address that answers. Each has its share of the time: one that swallows everything
+/// must not hide the others.
 async fn connect(
     driver: &Rc<Driver>,
     target: &Target,
     opening: Option<proxy_protocol::Version>,
+    limit: Duration,
 ) -> Result<Stream, DialError> {
+    let (started, count) = (driver.now(), target.addresses.len());
     let mut last = String::from("the name has no address");
-    for &address in &target.addresses {
-        match open(driver, address, target.tls.as_ref(), opening).await {
-            Ok(conn) => return Ok(conn),
-            Err(error) => last = format!("{address}: {error}"),
+    for (index, &address) in target.addresses.iter().enumerate() {
+        let left = limit.saturating_sub(driver.now() - started);
+        let share = left / (count - index) as u32;
+        let opened = open(driver, address, target.tls.as_ref(), opening);
+        match within(driver, share, opened).await {
+            Some(Ok(conn)) => return Ok(conn),
+            Some(Err(error)) => last = format!("{address}: {error}"),
+            None => last = format!("{address}: no answer within {share:?}"),
         }
     }
     Err(last.into())
@@ -206,6 +215,11 @@ async fn log_in(
     let mut answers = Answers::default();
     let payload = answers.success(conn).await?;
     let hello = HelloSuccess::parse(&payload).map_err(|error| error.to_string())?;
+    if profile.utc_patch && !hello.utc_patch {
+        let text = "expected the server to confirm patch_bolt utc, as servers of its kind do; it did \
+                    not, and its dates would be misread";
+        return Err(String::from(text).into());
+    }
     let mut credentials_expired = hello.credentials_expired;
     if has_logon {
         let payload = answers.success(conn).await?;

@@ -319,6 +319,10 @@ impl Backend {
                 self.pool.borrow_mut().dial_expired(id, self.now());
                 return self.carry_out();
             }
+            Ok(dialed) if identity.profile.utc_patch && !dialed.hello.utc_patch => {
+                connection::close(dialed.conn, true).await;
+                DialFailure::PatchRefused
+            }
             Ok(dialed) => {
                 self.learn(&dialed.hello);
                 self.keep_idle(id, dialed.conn);
@@ -354,18 +358,22 @@ impl Backend {
     }
 
     fn grant(self: &Rc<Self>, ticket: Ticket, id: ServerId) {
-        let lease = self.check_out(id);
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(slot) = waiting.get_mut(&ticket) else {
-            drop(waiting); // whoever gets the connection now is woken through it
-            if let Some(lease) = lease {
-                lease.check_in();
+        let Some(lease) = self.check_out(id) else {
+            // Nothing was sent on it: whoever waits for it waits for the next one.
+            let now = self.now();
+            self.pool.borrow_mut().close(id, Discard::ServerClosed);
+            let is_waiting = self.waiting.borrow().contains_key(&ticket);
+            if is_waiting {
+                self.pool.borrow_mut().grant_lost(id, now);
             }
             return;
         };
-        // A connection that ended on its way is like one that was lost before the first byte.
-        let lost = || Refusal::Unreachable("the connection ended before its use".into());
-        slot.result = Some(lease.ok_or_else(lost));
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(slot) = waiting.get_mut(&ticket) else {
+            drop(waiting); // whoever gets the connection now is woken through it
+            return lease.check_in();
+        };
+        slot.result = Some(Ok(lease));
         if let Some(waker) = slot.waker.take() {
             self.driver.note_wake();
             waker.wake();

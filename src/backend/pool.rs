@@ -119,6 +119,8 @@ struct Entry {
     is_stale: bool,
     /// Being turned over to another user: open, and counted so, while it is `Dialing`.
     is_turned: bool,
+    /// For whom it was checked out, and until when that one would have waited.
+    granted: Option<(Ticket, Duration)>,
     /// Checked out by a client at least once more than returned.
     is_counted: bool,
     /// A client of this shard has had it since it came here.
@@ -357,8 +359,10 @@ impl Pool {
         self.spare += 1;
         match failure {
             DialFailure::Unreachable(text) => self.server_down(login, text, now),
+            DialFailure::Slow(text) => self.login_slow(key, login, text),
             DialFailure::Refused(failure) => self.login_refused(key, login, failure),
             DialFailure::VersionRefused => self.version_refused(key),
+            DialFailure::PatchRefused => self.refuse_waiters(key, &Refusal::PatchRefused),
             DialFailure::Lost => {}
         }
         self.balance(now);
@@ -434,19 +438,6 @@ impl Pool {
         let key = self.key(identity);
         let entry = &mut self.keys[key as usize];
         (entry.refused, entry.approved_at) = (None, entry.approved_at.max(Some(at)));
-    }
-
-    /// The server let the login in, but only to change the password; the socket has ended.
-    pub fn dial_expired(&mut self, id: ServerId, now: Duration) {
-        let Some(entry) = self.entry(id) else { return };
-        let State::Dialing(login) = entry.state else { return };
-        let key = entry.key;
-        self.counters.closed += u64::from(entry.is_turned);
-        self.end_dial(key, login);
-        self.remove(id);
-        self.spare += 1;
-        self.login_expired(key, login);
-        self.balance(now);
     }
 
     /// A private identity's client has gone: its idle connections are of no use.

@@ -23,6 +23,9 @@ pub fn refused(refusal: &Refusal) -> Failure {
             "42NFF",
             "the password has expired; change it, then connect again",
         ),
+        Refusal::PatchRefused => {
+            exhausted("the server no longer agrees to patch_bolt; connect again".into())
+        }
         Refusal::QueueFull => {
             exhausted("too many requests wait for a server connection; try again".into())
         }

@@ -176,7 +176,12 @@ impl Serving {
     fn poll_server(&mut self, stream: &Stream, cx: &mut Context<'_>) -> usize {
         let mut moved = 0;
         while let Some(lease) = &self.outside.lease {
-            let received = match stream.poll_ready(cx) {
+            let is_ready = stream.poll_ready(cx);
+            if is_ready.is_ready() == self.exchange.session.is_client_slow() {
+                let now = self.world.driver.now();
+                self.exchange.session.client_takes(is_ready.is_ready(), now);
+            }
+            let received = match is_ready {
                 Poll::Ready(Ok(())) => lease.conn().poll_recv(cx),
                 Poll::Ready(Err(_)) => {
                     self.close(CloseReason::ClientGone, stream);

@@ -217,6 +217,8 @@ pub struct Session {
     leased_at: Duration,
     /// When the oldest unanswered request was forwarded, or the last answer came.
     turned_at: Duration,
+    /// Since when the client has not taken what there is for it.
+    blocked_since: Option<Duration>,
     /// When the client last got a byte.
     spoke_at: Duration,
     noop_after: Option<Duration>,
@@ -253,6 +255,7 @@ impl Session {
             connection_id,
             leased_at: Duration::ZERO,
             turned_at: Duration::ZERO,
+            blocked_since: None,
             spoke_at: Duration::ZERO,
             noop_after: None,
             actions: VecDeque::with_capacity(ACTIONS_ROOM),

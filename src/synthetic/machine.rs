@@ -16,6 +16,7 @@
 //! Invariants: each request but GOODBYE gets one summary, in order, unless the connection is told
 //! to misbehave; output that is not taken stops the work at [`OUTPUT_MAX`] and some.
 
+mod logins;
 mod requests;
 
 use crate::synthetic::answers::{self, Welcome};

@@ -60,6 +60,8 @@ pub struct Options {
     pub versions: Vec<Version>,
     /// Whether it answers a proposal of the manifest.
     pub manifest: bool,
+    /// Whether it agrees to `patch_bolt`; the first releases of Neo4j 4.3 and 4.4 did not.
+    pub utc_patch: bool,
     /// Names and passwords that may log in.
     pub users: Vec<(String, String)>,
     /// What else may log in.
@@ -120,6 +122,7 @@ impl Default for Options {
             cpus: None,
             versions: VERSIONS.to_vec(),
             manifest: true,
+            utc_patch: true,
             users: vec![("neo4j".into(), "test-password".into())],
             logins: Vec::new(),
             expired: Vec::new(),

@@ -5,6 +5,7 @@
 //! set KEY=VALUE             a setting of the proxy; before the first conversation line
 //! server WORD=VALUE         an option of the synthetic server: versions, hint_seconds, noops,
 //!                           run_delay_ms, login_delay_ms, loses_reset_race, home, fail, expired,
+//!                           utc_patch, agent,
 //!                           login (SCHEME PRINCIPAL CREDENTIALS REALM USER, - for none)
 //! C: SAID ; SAID            what a client says, in one write; C2: is a second client
 //! S: HEARD ; HEARD          what it hears next, in this order; S2: for the second
@@ -113,8 +114,10 @@ impl Play {
         let faults = &mut self.options.faults;
         match word {
             "versions" => self.options.versions = versions(value.split(','))?,
+            "agent" => self.options.agent = value.into(),
             "hint_seconds" => self.options.recv_timeout_seconds = Some(number()?),
             "home" => self.options.home_database = value.into(),
+            "utc_patch" => self.options.utc_patch = value == "true",
             "expired" => self.options.expired.push(value.into()),
             "login" => {
                 let words: Vec<&str> = value.split(' ').collect();

@@ -6,13 +6,20 @@ Its last line is a digest of the rest, so that a change by hand is noticed (`is_
 import hashlib
 import os
 import subprocess
+import textwrap
 import time
 
-from catalogue import CLIENTS, SERVERS
+from catalogue import CLIENTS, SERVERS, SPOILS_ARCADEDB
 from outcome import compare, failed, skipped, tally
 from support import REPOSITORY
 
 PATH = os.path.join(REPOSITORY, "COMPATIBILITY.md")
+# Where the scenarios stand of programs whose first source is something else.
+PROGRAMS = {"harness.py": "scenarios.py", "node.mjs": "scenarios.mjs",
+            "chromium.mjs": "scenarios.mjs"}
+SPOILT = ("it keeps the database that a request named for later requests of the same connection"
+          " that name none, also directly. Behind boltmux these may be those of another client with"
+          " the same user. So name the database in every session.")
 DIGEST = "<!-- digest of the lines above: {} -->"
 
 HEAD = """\
@@ -26,7 +33,8 @@ classes of errors came out the same both ways, and both runs agreed on the same 
 `31 + 2` means: 31 scenarios equal, 2 that fail directly in the same way too. **Bold** means that
 something differed. `-` means that the client cannot do this.
 
-{equal} scenarios were equal, {fails} failed both ways alike, {different} differed.
+{equal} scenarios were equal, {fails} failed both ways alike, {different} differed; {run} of {cells}
+cells were run{other}.
 
 """
 
@@ -42,7 +50,8 @@ def write(cells, results_of, proxy, shards, schemes_off):
             totals[kind] += counts[kind]
     text = HEAD.format(date=max((both["through"]["date"] for both in known.values()),
                                 default=time.strftime("%Y-%m-%d")),
-                       version=version_of(proxy), shards=shards, **totals)
+                       version=version_of(proxy), shards=shards, run=len(known),
+                       cells=len(cells), other=other_builds(known), **totals)
     for server in SERVERS.values():
         text += server_section(server, cells, known)
     text += versions_section(cells, known)
@@ -51,6 +60,11 @@ def write(cells, results_of, proxy, shards, schemes_off):
     with open(PATH, "w") as file:
         file.write(text + DIGEST.format(digest_of(text)) + "\n")
     print(f"wrote {PATH}")
+
+
+def other_builds(known):
+    count = sum(both["through"].get("other_build", False) for both in known.values())
+    return f", {count} of them with an earlier build" if count else ""
 
 
 def is_untouched():
@@ -138,27 +152,34 @@ def reasons_section(known, schemes_off):
             elif skipped(outcome):
                 left_out.setdefault((CLIENTS[cell.client].title, outcome["skipped"]),
                                     set()).add(name)
-    text = "## What differed\n\n"
-    text += "".join(f"- {place}: {', '.join(sorted(names))}\n"
-                    for place, names in sorted(differing.items())) or "Nothing.\n"
-    text += "\n## What fails directly too\n\n"
-    text += "".join(f"- {place}: `{name}` comes to `{code}` ({', '.join(dict.fromkeys(where))})\n"
-                    for (place, name, code), where in sorted(failing.items())) or "Nothing.\n"
-    text += "\n## What was left out\n\n"
-    text += "".join(f"- {scheme}: {why}\n" for scheme, why in schemes_off.items())
-    text += "".join(f"- {client}: {', '.join(f'`{name}`' for name in sorted(names))}: {why}\n"
-                    for (client, why), names in sorted(left_out.items()))
-    return text + "\n"
+    text = "## What differed\n\n" + bullets(
+        f"{place}: {', '.join(f'`{name}`' for name in sorted(names))}"
+        for place, names in sorted(differing.items()))
+    text += "## What fails directly too\n\n" + bullets(
+        f"{place}: `{name}` comes to `{code}` ({', '.join(dict.fromkeys(where))})"
+        for (place, name, code), where in sorted(failing.items()))
+    notes = [f"`{scheme}://`: {why}" for scheme, why in schemes_off.items()]
+    notes.append(f"{SERVERS['arcadedb'].title}: "
+                 + ", ".join(f"`{name}`" for name in SPOILS_ARCADEDB) + ": " + SPOILT)
+    notes += [f"{client}: {', '.join(f'`{name}`' for name in sorted(names))}: {why}"
+              for (client, why), names in sorted(left_out.items())]
+    return text + "## What was left out\n\n" + bullets(notes)
+
+
+def bullets(texts):
+    lines = [textwrap.fill(text, 100, initial_indent="- ", subsequent_indent="  ",
+                           break_on_hyphens=False) for text in texts]
+    return "\n".join(lines or ["Nothing."]) + "\n\n"
 
 
 def scenarios_section(known):
     """The names, per program, of everything that ran."""
     names = {}
     for cell, both in known.items():
-        family = CLIENTS[cell.client].sources
-        names.setdefault(family, {}).update(dict.fromkeys(both["direct"]["outcomes"]))
-    text = "## The scenarios\n\n"
-    for sources, found in names.items():
-        text += f"- `tests/real/{sources[-1]}` and its like, {len(found)}: "
-        text += ", ".join(sorted(found)) + "\n"
-    return text + "\n"
+        program = CLIENTS[cell.client].sources[0]
+        ran = [name for name, outcome in both["direct"]["outcomes"].items()
+               if not skipped(outcome)]
+        names.setdefault(PROGRAMS.get(program, program), {}).update(dict.fromkeys(ran))
+    return "## The scenarios\n\n" + bullets(
+        f"`tests/real/{program}`, {len(found)}: " + ", ".join(sorted(found))
+        for program, found in names.items())

@@ -2,13 +2,13 @@
 
     tests/real/matrix [--proxy BINARY] [--servers NAMES] [--clients NAMES] [--schemes NAMES]
                       [--only NAMES] [--again] [--quick] [--document] [--for SECONDS]
-                      [--running NAME=PORT,...]
+                      [--running NAME=PORT,...] [--any-build]
 
 What came out of each cell is kept in .cache/matrix/, so a run that was ended goes on where it was.
 With --for, no cell is begun after so many seconds; with --running neo4j-5.26=17687,... a server
 that somebody else started, with the users that these tests have, is used and left alone.
 A cell is run anew when its scenarios change and, through boltmux, when the program changes;
---again runs all anew. After a run of everything, COMPATIBILITY.md is written from the results;
+--again runs all anew, --any-build takes results of other builds, and the document says how many. After a run of everything, COMPATIBILITY.md is written from the results;
 --document writes it from what there is. With --quick, a few cells run and nothing is written.
 """
 
@@ -34,7 +34,9 @@ PASS_LIMIT_S = 600
 SHOWN_MAX = 1200  # Characters of an outcome that is shown when the two differ.
 SHARDS = 2
 # One cell of each kind: what breaks one client or one server breaks one of these.
-QUICK = (Cell("neo4j-5.26", "java-6.2.1", "neo4j"), Cell("neo4j-5.26", "go-6.0.0", "bolt"),
+QUICK = (Cell("neo4j-5.26", "java-6.2.1", "neo4j"), Cell("neo4j-5.26", "go-6.0.0", "bolt+s"),
+         Cell("neo4j-5.26", "web-6.3.0", "bolt+s"), Cell("neo4j-5.26", "neo4j-browser", "bolt"),
+         Cell("neo4j-5.26", "neo4rs", "bolt"), Cell("arcadedb", "python-6.4.1", "neo4j"),
          Cell("arcadedb", "python-6.4.1", "bolt", "3.0"),
          Cell("arcadedb", "javascript-4.4.11", "bolt", "4.0"))
 
@@ -50,8 +52,9 @@ def digest_of(paths):
 class Store:
     """The results of passes, each in its file, with what they depend on."""
 
-    def __init__(self, proxy_binary):
+    def __init__(self, proxy_binary, any_build=False):
         self._proxy_digest = digest_of([proxy_binary])
+        self._any_build = any_build
 
     def path(self, cell, way):
         cell = cell.base if way == "direct" else cell
@@ -72,7 +75,11 @@ class Store:
                 result = json.load(file)
         except (OSError, ValueError):
             return None
-        return result if result["fingerprint"] == self.fingerprint(cell, way) else None
+        expected = self.fingerprint(cell, way)
+        result["other_build"] = result["fingerprint"][-1] != expected[-1]
+        if self._any_build:
+            expected[-1] = result["fingerprint"][-1]
+        return result if result["fingerprint"] == expected else None
 
     def save(self, cell, way, result):
         path = self.path(cell, way)
@@ -88,7 +95,8 @@ def run_pass(cell, way, port, direct_port, only):
     client = CLIENTS[cell.client]
     log_path = os.path.join(CACHE, "run", f"{cell.name} {way}.log".replace(" ", "-"))
     started = time.monotonic()
-    relay = Relay(port, cell.version) if cell.version or client.watched else None
+    watched = client.watched and "+" not in cell.scheme  # The relay cannot look into TLS.
+    relay = Relay(port, cell.version) if cell.version or watched else None
     argv = [*client.argv, "--uri", f"{cell.scheme}://{HOST}:{relay.port if relay else port}",
             "--direct", f"bolt://{HOST}:{direct_port}", "--only", only, "--server", cell.server]
     with open(log_path, "w") as log:
@@ -110,6 +118,7 @@ def run_pass(cell, way, port, direct_port, only):
         relay.close()
         versions = sorted(relay.versions)
     return {"outcomes": outcomes, "versions": versions, "log": log_path,
+            "untold": client.watched and not watched,
             "seconds": round(time.monotonic() - started, 1), "date": time.strftime("%Y-%m-%d")}
 
 
@@ -243,6 +252,7 @@ def parse():
     parser.add_argument("--for", dest="limit_s", type=float, default=1e9)
     parser.add_argument("--running", default={}, type=lambda text: dict(
         pair.split("=") for pair in text.split(",")))
+    parser.add_argument("--any-build", action="store_true")
     parser.add_argument("--list", action="store_true", help="name the cells and end")
     return parser.parse_args()
 
@@ -260,6 +270,7 @@ def chosen(arguments):
 def main():
     end_in_order_on_sigterm()
     arguments = parse()
+    arguments.again = arguments.again or arguments.quick
     if not os.path.exists(arguments.proxy):
         sys.exit(f"expected the proxy at {arguments.proxy}: build it, or name it with --proxy")
     wanted = chosen(arguments)
@@ -268,14 +279,15 @@ def main():
         return
     prepare.certificates()
     prepare.programs(sorted({cell.client for cell in wanted}))
-    store, progress = Store(arguments.proxy), Progress(len(wanted))
+    store = Store(arguments.proxy, arguments.any_build)
+    progress = Progress(len(wanted))
     for name in SERVERS:
         of_server = [cell for cell in wanted if cell.server == name]
         if of_server and not progress.time_is_up(arguments.limit_s):
             run_server(name, of_server, arguments, store, progress)
     everything = list(cells(prepare.SCHEMES))
     complete = progress.done == len(wanted) and wanted == everything
-    if arguments.document or (complete and not arguments.only):
+    if arguments.document or (complete and not arguments.quick and not arguments.only):
         document.write(everything, lambda cell: known(cell, store), arguments.proxy, SHARDS,
                        prepare.SCHEMES_OFF)
     for failure in progress.failures:

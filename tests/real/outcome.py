@@ -17,7 +17,8 @@ def compare(direct, through):
     missing = "it did not run"
     found = [(name, direct["outcomes"].get(name, missing), through["outcomes"].get(name, missing))
              for name in names]
-    if direct["versions"] != through["versions"]:
+    # Some clients do not tell the version, and nobody can look into their TLS.
+    if direct["versions"] != through["versions"] and not through.get("untold"):
         found.append(("the Bolt version", direct["versions"], through["versions"]))
     return [entry for entry in found if entry[1] != entry[2]]
 

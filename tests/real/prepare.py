@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 
-from catalogue import CERTIFICATES, CLIENTS, HERE, TRUST_STORE
+from catalogue import CERTIFICATES, CLIENTS, HERE, TRUST_STORE, TRUST_STORE_PASSWORD
 from support import CACHE
 
 # The schemes that boltmux accepts clients on, and why the others are not tried.
@@ -19,7 +19,6 @@ SCHEMES_OFF = {}
 DAYS = "30"  # The certificates are made anew long before.
 DAYS_MAX_S = 20 * 86400
 AUTHORITY = os.path.join(CERTIFICATES, "authority.crt")
-PASSWORD = "testtest"  # Of the Java trust store, which holds nothing secret.
 
 
 def programs(names):
@@ -85,7 +84,7 @@ def certificates():
         "-CAkey", "authority.key", "-CAcreateserial", "-days", DAYS, "-extfile", "names",
         "-out", "boltmux.crt")
     run("keytool", "-importcert", "-noprompt", "-alias", "tests", "-file", "authority.crt",
-        "-keystore", TRUST_STORE, "-storetype", "PKCS12", "-storepass", PASSWORD)
+        "-keystore", TRUST_STORE, "-storetype", "PKCS12", "-storepass", TRUST_STORE_PASSWORD)
 
 
 def run(*argv):

@@ -224,6 +224,18 @@ impl World {
             let now = self.now;
             return self.shards[shard].pool.borrow_mut().checkin(id, now);
         };
+        // Its end, or bytes that nobody asked for, may have come since it was given back.
+        if self.link(slot).down.has_news() && self.random.chance(500) {
+            let serial = self.client(client).serial;
+            self.shards[shard].tickets.insert(ticket, Waiter::Client(serial));
+            let now = self.now;
+            let mut pool = self.shards[shard].pool.borrow_mut();
+            pool.close(id, Discard::ServerClosed);
+            pool.grant_lost(id, now);
+            drop(pool);
+            self.seen.insert("grant_lost");
+            return;
+        }
         self.client(client).ticket = None;
         self.hand_over(slot, client);
         self.with_exchange(client, &[], |exchange, cx, hands| exchange.granted(cx, hands));
@@ -363,10 +375,13 @@ impl World {
     }
 
     fn dial_failed(&mut self, shard: usize, id: ServerId, text: &str) {
+        self.dial_ended(shard, id, DialFailure::Unreachable(text.to_owned()));
+    }
+
+    fn dial_ended(&mut self, shard: usize, id: ServerId, failure: DialFailure) {
         self.drop_link(shard, id);
         self.shards[shard].dials -= 1;
         self.shards[shard].paused_until = self.now + Duration::from_millis(2500);
-        let failure = DialFailure::Unreachable(text.to_owned());
         self.shards[shard].pool.borrow_mut().dial_failed(id, failure, self.now);
     }
 
@@ -379,7 +394,10 @@ impl World {
     fn link_timeout(&mut self, shard: usize, id: ServerId, stage: Stage) {
         let Some(slot) = self.slot_of(shard, id) else { return };
         match (stage, &self.link(slot).owner) {
-            (Stage::Dialing, Owner::Dialing { .. }) => self.dial_failed(shard, id, "timed out"),
+            (Stage::Dialing, Owner::Dialing { .. }) => {
+                let failure = DialFailure::Slow("timed out".into());
+                self.dial_ended(shard, id, failure);
+            }
             (Stage::Turning, Owner::Turning { .. }) => self.turn_lost(shard, id),
             (Stage::Cleaning, Owner::Cleaning(_)) => {
                 self.shards[shard].pool.borrow_mut().close(id, Discard::ResetFailed);

@@ -69,6 +69,7 @@ impl Pool {
         waiting.into_iter().for_each(|ticket| self.refuse(ticket, Refusal::Draining));
         let idle: Vec<ServerId> = self.idle().collect();
         idle.into_iter().for_each(|id| self.close(id, Discard::Drain));
+        self.balance(self.now); // nobody waits here any more, and the others hear of it
     }
 
     /// Serves waiters with permits, first come, first served, until something has to be waited for.
@@ -155,8 +156,11 @@ impl Pool {
         }
         match same {
             Some(ticket) => {
+                let deadline = self.waiters.get(&ticket).map(|waiter| waiter.deadline);
                 self.finish(ticket);
                 self.check_out(id);
+                self.entry(id).expect("the caller has looked it up").granted =
+                    deadline.map(|deadline| (ticket, deadline));
                 self.orders.push_back(Order::Grant(ticket, id));
             }
             None => {
@@ -409,6 +413,7 @@ impl Pool {
             is_evicted: false,
             is_stale: false,
             is_turned: false,
+            granted: None,
             is_counted: false,
             has_served: false,
         };
@@ -425,6 +430,7 @@ impl Pool {
         self.counters.acquired += 1;
         let entry = self.entry(id).expect("idle and fresh connections have entries");
         (entry.state, entry.is_counted, entry.has_served) = (State::Leased, true, true);
+        entry.granted = None;
     }
 
     /// A value below `bound` from the pool's own generator (splitmix64).

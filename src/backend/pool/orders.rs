@@ -55,10 +55,16 @@ pub enum Order {
 pub enum DialFailure {
     /// No connection, no handshake, or silence.
     Unreachable(String),
+    /// The server is there, but did not answer the login in time: its users may live elsewhere, and
+    /// that place be slow. Says nothing of other users.
+    Slow(String),
     /// The server said FAILURE to HELLO or LOGON.
     Refused(Box<Failure>),
     /// The server does not speak the identity's version any more.
     VersionRefused,
+    /// The server did not confirm the `patch_bolt` that the identity asks for: date-times would not
+    /// be what its clients were told.
+    PatchRefused,
     /// A connection that was to be turned over has ended; that says nothing of new ones.
     Lost,
 }

@@ -8,6 +8,30 @@ use std::time::Duration;
 const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 
 impl Pool {
+    /// The server let the login in, but only to change the password; the socket has ended.
+    pub fn dial_expired(&mut self, id: ServerId, now: Duration) {
+        let Some(entry) = self.entry(id) else { return };
+        let State::Dialing(login) = entry.state else { return };
+        let key = entry.key;
+        self.counters.closed += u64::from(entry.is_turned);
+        self.end_dial(key, login);
+        self.remove(id);
+        self.spare += 1;
+        self.login_expired(key, login);
+        self.balance(now);
+    }
+
+    /// A connection that was granted has ended on its way: whoever waited for it waits on, with the
+    /// place and the deadline of before. Say `close` first.
+    pub fn grant_lost(&mut self, id: ServerId, now: Duration) {
+        let Some(entry) = self.entry(id) else { return };
+        let (key, granted) = (entry.key, entry.granted.take());
+        if let Some((ticket, deadline)) = granted {
+            self.wait_again(key, ticket, deadline);
+            self.balance(now);
+        }
+    }
+
     /// Nothing can be dialled: whoever waits for that is told, and the next try comes after a
     /// pause.
     pub(super) fn server_down(&mut self, login: Option<Ticket>, text: String, now: Duration) {
@@ -37,6 +61,15 @@ impl Pool {
         }
     }
 
+    /// The server did not answer a login in time; other users are not concerned. Whoever has
+    /// connections goes on with them, and the dial is tried again later.
+    pub(super) fn login_slow(&mut self, key: u32, login: Option<Ticket>, text: String) {
+        match login {
+            Some(ticket) => self.refuse(ticket, Refusal::Unreachable(text)),
+            None => self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE,
+        }
+    }
+
     /// The server answered a login with FAILURE.
     pub(super) fn login_refused(&mut self, key: u32, login: Option<Ticket>, failure: Box<Failure>) {
         if let Some(ticket) = login {
@@ -55,15 +88,35 @@ impl Pool {
         }
     }
 
+    /// Back into the line, at the place that the ticket says.
+    pub(super) fn wait_again(&mut self, key: u32, ticket: Ticket, deadline: Duration) {
+        self.waiters.insert(ticket, Waiter { key, want: Want::Lease, deadline });
+        let queue = &mut self.keys[key as usize].queue;
+        let at = queue.partition_point(|other| *other < ticket);
+        queue.insert(at, ticket);
+        self.settle_need(key);
+        let refused = self.keys[key as usize].refused.clone();
+        if let Some(failure) = refused {
+            self.refuse(ticket, Refusal::Server(failure));
+        } else if self.is_draining {
+            self.refuse(ticket, Refusal::Draining);
+        }
+    }
+
     /// Nobody who waits for this version will get it; other versions are not concerned.
     pub(super) fn version_refused(&mut self, key: u32) {
         let version = self.keys[key as usize].identity.profile.version;
         let text = format!("it does not speak Bolt {version} any more");
+        self.refuse_waiters(key, &Refusal::Unreachable(text));
+    }
+
+    /// Whoever waits for a connection of this key or for its login.
+    pub(super) fn refuse_waiters(&mut self, key: u32, refusal: &Refusal) {
         let is_of_key = |waiter: &Waiter| waiter.key == key;
         let waiting = self.waiters.iter().filter(|(_, waiter)| is_of_key(waiter));
         let waiting: Vec<Ticket> = waiting.map(|(ticket, _)| *ticket).collect();
         for ticket in waiting {
-            self.refuse(ticket, Refusal::Unreachable(text.clone()));
+            self.refuse(ticket, refusal.clone());
         }
     }
 

@@ -205,3 +205,57 @@ fn a_private_connection_is_the_last_to_go() {
     pool.acquire(&bob, Want::Login, NOW);
     assert!(matches!(orders(&mut pool)[..], [Order::Close(id, Discard::Evicted)] if id == ids[1]));
 }
+
+#[test]
+fn a_slow_login_pauses_its_own_user_alone() {
+    let mut pool = pool(0, &Arc::new(Permits::new(4)));
+    pool.acquire(&identity("alice"), Want::Lease, NOW);
+    let slow = dial(&mut pool);
+    pool.dial_failed(slow, DialFailure::Slow("too slow".into()), NOW);
+    assert!(orders(&mut pool).is_empty(), "nobody is refused, and alice is tried again later");
+    pool.acquire(&identity("bob"), Want::Lease, NOW);
+    let quick = dial(&mut pool);
+    pool.dialed(quick, NOW);
+    assert!(matches!(orders(&mut pool)[..], [Order::Grant(_, id)] if id == quick));
+    pool.tick(NOW + Duration::from_secs(1));
+    assert!(matches!(orders(&mut pool)[..], [Order::Dial(..)]));
+    pool.acquire(&identity("carol"), Want::Login, NOW);
+    let login = dial(&mut pool);
+    pool.dial_failed(login, DialFailure::Slow("too slow".into()), NOW);
+    assert!(matches!(orders(&mut pool)[..], [Order::Refuse(_, Refusal::Unreachable(_))]));
+}
+
+#[test]
+fn who_was_granted_a_connection_that_had_ended_keeps_the_place() {
+    let mut pool = pool(0, &Arc::new(Permits::new(1)));
+    let alice = identity("alice");
+    let first = pool.acquire(&alice, Want::Lease, NOW);
+    let id = dial(&mut pool);
+    let second = pool.acquire(&alice, Want::Lease, NOW);
+    pool.dialed(id, NOW);
+    let later = NOW + Duration::from_secs(30);
+    pool.close(id, Discard::ServerClosed);
+    pool.grant_lost(id, later);
+    let Acquired::Waiting(first) = first else { panic!("the first waits for a dial") };
+    let grants = |orders: Vec<Order>| -> Vec<Ticket> {
+        let granted = |order: &Order| match order {
+            Order::Grant(ticket, _) => Some(*ticket),
+            _ => None,
+        };
+        orders.iter().filter_map(granted).collect()
+    };
+    assert_eq!(grants(orders(&mut pool)), [first]);
+    pool.closed(id, later);
+    let next = dial(&mut pool);
+    pool.dialed(next, later);
+    assert_eq!(grants(orders(&mut pool)), [first], "once more, and before the second");
+    // Its deadline was the first one's, not a new one.
+    pool.close(next, Discard::ServerClosed);
+    pool.grant_lost(next, later);
+    orders(&mut pool);
+    assert_eq!(pool.next_deadline(), Some(NOW + Duration::from_secs(60)));
+    pool.tick(NOW + Duration::from_secs(60));
+    let refused = orders(&mut pool);
+    let is_refused = |order: &Order| matches!(order, Order::Refuse(_, Refusal::TimedOut));
+    assert_eq!(refused.iter().filter(|order| is_refused(order)).count(), 2, "{second:?}");
+}

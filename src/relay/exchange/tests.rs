@@ -266,3 +266,26 @@ fn a_long_line_of_requests_is_answered() {
     let answers = world.server(&[IGNORED, SUCCESS_EMPTY].concat());
     assert_eq!(answers.len(), IGNORED.len() * (COUNT + 1));
 }
+
+#[test]
+fn a_slow_reader_is_no_slow_query() {
+    let mut world = World::serving();
+    world.client(&[run(), encode_pull(V4_4, -1)].concat());
+    world.server(SUCCESS_EMPTY);
+    let start = world.now;
+    let is_reset_at = |world: &mut World, milliseconds| {
+        world.now = start + Duration::from_millis(milliseconds);
+        world.on(|exchange, cx, notes| {
+            exchange.session.deadline_passed(cx);
+            exchange.after(cx, notes);
+        });
+        world.notes.to_server.ends_with(RESET)
+    };
+    assert!(!is_reset_at(&mut world, 1000));
+    world.exchange.session.client_takes(false, world.now);
+    assert!(!is_reset_at(&mut world, 60_000), "the client is waited for, not the server");
+    world.exchange.session.client_takes(true, world.now);
+    // The second before that counts.
+    assert!(!is_reset_at(&mut world, 60_900));
+    assert!(is_reset_at(&mut world, 61_000));
+}

@@ -18,7 +18,8 @@ impl Session {
             match self.owed.is_empty() {
                 true if self.work == Work::Begun => add(self.turned_at, limits.idle_in_transaction),
                 true => {}
-                false => add(self.turned_at, limits.query),
+                false if self.blocked_since.is_none() => add(self.turned_at, limits.query),
+                false => {}
             }
         }
         if self.is_waited_for() && !self.is_relaying {
@@ -40,7 +41,11 @@ impl Session {
             }
         } else if leased && passed(self.leased_at, limits.transaction) {
             self.abort("timeouts.transaction", cx);
-        } else if leased && !is_silent && passed(self.turned_at, limits.query) {
+        } else if leased
+            && !is_silent
+            && self.blocked_since.is_none()
+            && passed(self.turned_at, limits.query)
+        {
             self.abort("timeouts.query", cx);
         } else if leased
             && self.work == Work::Begun
@@ -58,6 +63,24 @@ impl Session {
     /// The client got bytes.
     pub fn spoke(&mut self, now: Duration) {
         self.spoke_at = now;
+    }
+
+    /// Whether the client takes what there is for it. `timeouts.query` is the server's: it does not
+    /// count while a slow client keeps the answer from coming.
+    pub fn client_takes(&mut self, takes: bool, now: Duration) {
+        match (takes, self.blocked_since) {
+            (false, None) => self.blocked_since = Some(now),
+            (true, Some(since)) => {
+                self.turned_at += now.saturating_sub(since.max(self.turned_at));
+                self.blocked_since = None;
+            }
+            _ => {}
+        }
+    }
+
+    /// As `client_takes` was last told.
+    pub fn is_client_slow(&self) -> bool {
+        self.blocked_since.is_some()
     }
 
     fn is_waited_for(&self) -> bool {

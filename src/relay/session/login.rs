@@ -20,10 +20,12 @@ impl Session {
         if self.refuses_clients {
             return self.fail_login(reply::too_many_clients(), CloseReason::TooManyClients);
         }
-        if cx.server.is_none() {
+        let Some(server) = cx.server else {
             let refusal = Refusal::Unreachable("it has not been reached yet".into());
             return self.fail_login(reply::refused(&refusal), CloseReason::LoginUnavailable);
-        }
+        };
+        // What is not confirmed to the client is not asked of the server either.
+        hello.utc_patch &= server.has_utc_patch();
         let profile = Profile::of(self.version, &hello);
         let routing = hello.routing.take();
         self.spelling = routing.and_then(|routing| routing.address).map(String::into_boxed_str);
@@ -97,6 +99,11 @@ impl Session {
         }
         let is_expired = matches!(outcome, LoginOutcome::Failed(Refusal::Expired));
         match outcome {
+            LoginOutcome::Failed(Refusal::PatchRefused) if identity.profile.utc_patch => {
+                // Then without: the answer will not confirm it.
+                let profile = Profile { utc_patch: false, ..identity.profile.clone() };
+                self.log_in(profile, identity.auth.clone(), cx);
+            }
             LoginOutcome::Failed(refusal) if !is_expired => {
                 let why = match refusal {
                     Refusal::Server(_) => CloseReason::Unauthorized,

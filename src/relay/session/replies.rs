@@ -119,8 +119,8 @@ impl Session {
             return self.aborted();
         }
         if let Some(Ok(failure)) = reply.payload.map(Failure::parse)
-            && EXPIRED.contains(&failure.code.as_ref())
             && let Some(identity) = &self.identity
+            && is_expired(&failure.code, identity)
         {
             self.actions.push_back(Action::Revoke(Box::new(failure), identity.clone()));
         }
@@ -271,7 +271,14 @@ impl Session {
     }
 }
 
-/// Codes after which no connection of that identity is of use. `Unauthorized` is not among them: it
-/// may be about an impersonated user; dials tell of the identity's own credentials.
-const EXPIRED: [&str; 2] =
-    ["Neo.ClientError.Security.AuthorizationExpired", "Neo.ClientError.Security.TokenExpired"];
+/// Whether no connection of that identity is of use after this code. `Unauthorized` says nothing of
+/// that: it may be about an impersonated user; dials tell of the identity's own credentials. Who is
+/// known to have to change the password has connections of its own, and goes on with them.
+fn is_expired(code: &str, identity: &Identity) -> bool {
+    let Some(title) = code.strip_prefix("Neo.ClientError.Security.") else { return false };
+    match title {
+        "AuthorizationExpired" | "TokenExpired" => true,
+        "CredentialsExpired" => !identity.is_private,
+        _ => false,
+    }
+}

@@ -216,7 +216,7 @@ impl Session {
     pub fn leased(&mut self, cx: Context<'_>) {
         debug_assert!(matches!(self.work, Work::Idle | Work::Waiting));
         (self.work, self.leased_at) = (Work::Leased, cx.now);
-        (self.has_failed, self.is_sending) = (false, false);
+        (self.has_failed, self.is_sending, self.blocked_since) = (false, false, None);
     }
 
     /// Nothing is free: the request is held until `leased` or `refused`.

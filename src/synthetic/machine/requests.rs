@@ -1,7 +1,6 @@
 //! What each request does, once it is known to be legal.
 
 use super::*;
-use crate::synthetic::Login;
 use crate::synthetic::login::Extra;
 use crate::synthetic::query::{self, Answer, Moment, Query};
 
@@ -20,78 +19,6 @@ impl Machine {
             self.is_failed = false;
             answers::success_empty(&mut self.out);
         }
-    }
-
-    pub(super) fn hello(&mut self, fields: Reader<'_>, now: Duration, world: &World) {
-        let Ok(hello) = login::hello(self.version, fields) else { return self.refuse(world) };
-        if !self.version.has_logon() && !self.admits(hello.token, world) {
-            return self.reject(now, world);
-        }
-        let options = &world.options;
-        let welcome = Welcome {
-            agent: &options.agent,
-            connection: self.id,
-            recv_timeout_seconds: options.recv_timeout_seconds,
-            utc_patch: hello.wants_utc,
-            is_manifest: self.is_manifest,
-            credentials_expired: !self.version.has_logon() && self.is_expired(world),
-        };
-        answers::welcome(&mut self.out, self.version, &welcome);
-        self.phase = Phase::Authentication;
-        if !self.version.has_logon() {
-            self.log_in(now, world);
-        }
-    }
-
-    pub(super) fn logon(&mut self, fields: Reader<'_>, now: Duration, world: &World) {
-        let Ok(token) = login::logon(fields) else { return self.refuse(world) };
-        if !self.admits(token, world) {
-            return self.reject(now, world);
-        }
-        let is_expired = self.is_expired(world);
-        answers::logged_on(&mut self.out, self.version, &world.address, is_expired);
-        self.log_in(now, world);
-    }
-
-    fn admits(&mut self, token: Token<'_>, world: &World) -> bool {
-        let options = &world.options;
-        let is_it = |login: &&Login| {
-            let parts = (&*login.scheme, login.principal.as_deref(), login.realm.as_deref());
-            parts == (token.scheme.unwrap_or_default(), token.principal, token.realm)
-                && login.credentials.as_deref() == token.credentials
-        };
-        let name = match (options.logins.iter().find(is_it), token.principal, token.credentials) {
-            (Some(login), ..) => &*login.user,
-            (None, Some(name), Some(password)) if token.realm.is_none() => {
-                let is_known = |user: &(String, String)| (&*user.0, &*user.1) == (name, password);
-                if !options.users.iter().any(is_known) {
-                    return false;
-                }
-                name
-            }
-            _ => return false,
-        };
-        self.user.clear();
-        self.user.push_str(name);
-        true
-    }
-
-    fn is_expired(&self, world: &World) -> bool {
-        world.options.expired.contains(&self.user)
-    }
-
-    fn log_in(&mut self, now: Duration, world: &World) {
-        count(&world.counts.logins_ok, 1);
-        (self.phase, self.login_until) = (Phase::Ready, None);
-        self.delay_answer(now, world.options.faults.login_delay_ms, None, world);
-    }
-
-    fn reject(&mut self, now: Duration, world: &World) {
-        count(&world.counts.logins_failed, 1);
-        let message = "The client is unauthorized due to authentication failure.";
-        self.put_failure(UNAUTHORIZED, message, false, world);
-        self.ending = Some(Ending::Close);
-        self.delay_answer(now, world.options.faults.login_delay_ms, None, world);
     }
 
     pub(super) fn telemetry(&mut self, mut fields: Reader<'_>, world: &World) {
@@ -348,7 +275,13 @@ impl Machine {
     }
 
     /// Sends the answer at `answer_start` so much later, or a timeout's FAILURE before.
-    fn delay_answer(&mut self, now: Duration, ms: u64, keepalive: Option<u64>, world: &World) {
+    pub(super) fn delay_answer(
+        &mut self,
+        now: Duration,
+        ms: u64,
+        keepalive: Option<u64>,
+        world: &World,
+    ) {
         if ms == 0 {
             return;
         }
