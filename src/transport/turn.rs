@@ -180,6 +180,7 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "no executor runs here")]
     fn a_tick_that_outlived_its_removal_is_removed_when_it_comes() {
         let (mut ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
         let former = Key { index: 0, generation: 1 };
