@@ -166,8 +166,8 @@ fn blow(
     summary
 }
 
-/// With nothing to do a shard wakes for its heartbeats only, seven times a second; one that believes
-/// that there is something wakes every few milliseconds, for ever.
+/// With nothing to do a shard wakes for its heartbeats only, seven times a second; one that
+/// believes that there is something wakes every few milliseconds, for ever.
 fn assert_sleeps(program: &Program, shards: usize) {
     let enters = || program.metrics().get("ring_enters");
     let mut seen = Vec::new();
