@@ -3,7 +3,7 @@
 use boltmux::config::values;
 use boltmux::load::mix::{self, MixQuery};
 use boltmux::load::{Plan, Process, Shape, Target};
-use boltmux::transport::tls::certificate::authorities;
+use boltmux::transport::tls::certificate::believed;
 use boltmux::transport::tls::client::{Trust, Uplink, system_authorities};
 use boltmux::transport::tls::server::provider;
 use boltmux::wire::Version;
@@ -381,13 +381,14 @@ fn encryption(uri: &str, ca_file: Option<&Path>) -> Result<Option<Uplink>, Strin
     let failed = |text: String| format!("{uri}: {text}");
     let trust = match scheme {
         "bolt+s" | "neo4j+s" | "wss" => {
-            let roots = match ca_file {
-                None => system_authorities(),
+            let read = match ca_file {
+                None => system_authorities().map(|roots| (roots, Vec::new())),
                 Some(path) => std::fs::read(path)
                     .map_err(|error| format!("{}: {error}", path.display()))
-                    .and_then(|text| authorities(&text)),
+                    .and_then(|text| believed(&text)),
             };
-            Trust::Authorities(Arc::new(roots.map_err(failed)?))
+            let (roots, exact) = read.map_err(failed)?;
+            Trust::Authorities { roots: Arc::new(roots), exact: exact.into() }
         }
         "bolt+ssc" | "neo4j+ssc" | "wss+ssc" => Trust::Anybody,
         _ => return Ok(None),

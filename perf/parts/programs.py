@@ -36,7 +36,7 @@ defaults
     timeout server 1h
 {options}
 listen bolt
-    bind {host}:{port} backlog 65535
+    bind {host}:{port} backlog 65535{bind}
     server backend {server}
 """
 
@@ -139,7 +139,7 @@ class Programs:
         self.server_pids.add(server.pid)
         return server
 
-    def haproxy(self, name, server, tuning="", options="", cpus=None):
+    def haproxy(self, name, server, tuning="", options="", cpus=None, certificate=None):
         cpus = cpus or [self.layout.proxy]
         port = free_port()
         path = os.path.join(self.folder, f"{name}.cfg")
@@ -148,8 +148,11 @@ class Programs:
         limit = min(CONNECTIONS_MAX, files // (4 if options else 2) - 100)
         with open(path, "w") as file:
             file.write(HAPROXY.format(port=port, host=HOST, server=server.address, maxconn=limit,
-                                      threads=len(cpus), tuning=tuning, options=options))
-        return self.start(name, ["haproxy", "-db", "-f", path], port, cpus)
+                                      threads=len(cpus), tuning=tuning, options=options,
+                                      bind=f" ssl crt {certificate}" if certificate else ""))
+        contender = self.start(name, ["haproxy", "-db", "-f", path], port, cpus)
+        contender.scheme = "bolt+ssc" if certificate else "bolt"
+        return contender
 
     def boltmux(self, name, server, settings, password=PASSWORD, cpus=None):
         port, admin = free_port(), free_port()
@@ -182,6 +185,7 @@ class Contender:
         self.name, self.port, self.pid = name, port, pid
         # Where boltmux tells its metrics.
         self.admin = None
+        self.scheme = "bolt"
 
     def metric(self, name):
         """The sum of all lines of a metric, whatever their labels."""
@@ -226,7 +230,7 @@ def boltload(contenders, options, load_cpus, folder, password=PASSWORD, is_local
             "--rounds", "1", *options]
     shown = shlex.join(argv)
     for contender in contenders:
-        argv += ["--target", f"{contender.name}=bolt://{contender.address}"]
+        argv += ["--target", f"{contender.name}={contender.scheme}://{contender.address}"]
         if is_local and contender.pid:
             argv += ["--pid", f"{contender.name}={contender.pid}"]
     argv += ["--allow-errors", "--json", report]

@@ -137,7 +137,7 @@ def idle(plan):
 
 def idle_cost(contender, clients, seconds):
     """Resident bytes per client, and the share of a CPU that all of them take."""
-    login = (contender.port, programs.USER, programs.PASSWORD)
+    login = (contender.port, programs.USER, programs.PASSWORD, contender.scheme != "bolt")
     for warm in [bolt.Client(*login) for _ in range(100)]:
         warm.close()
     time.sleep(0.5)

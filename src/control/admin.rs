@@ -9,6 +9,7 @@ use crate::control::Core;
 use crate::control::metrics::{self, Scrape};
 use crate::transport::address::Address;
 use crate::transport::listener;
+use crate::transport::ring;
 use crate::transport::runtime;
 use futures_lite::{AsyncRead, AsyncReadExt, AsyncWrite};
 use glommio::net::{TcpListener, TcpStream};
@@ -67,14 +68,11 @@ pub async fn bind(bind: Option<&Bind>) -> Result<Vec<(SocketAddr, TcpListener)>,
 }
 
 fn listen(address: SocketAddr) -> Result<(SocketAddr, TcpListener), String> {
-    if address.port() != 0 {
-        // glommio shares a port with whoever else listens there; this tells.
-        listener::bind(address, 1)?;
-    }
+    let listener = listener::bind(address, 1)?.pop();
+    let listener = listener.ok_or_else(|| format!("expected a listener on {address}"))?;
     let failed = |error| format!("cannot listen on {address}: {error}");
-    let listener = TcpListener::bind(address).map_err(|error| failed(error.to_string()))?;
-    let bound = listener.local_addr().map_err(|error| failed(error.to_string()))?;
-    Ok((bound, listener))
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((bound, ring::glommio_listener(listener)))
 }
 
 /// Accepts until it is dropped.

@@ -1,11 +1,11 @@
 //! Certificates, keys and authorities: read at start, and read anew when their files change.
 //!
 //! Owns what was read last and was good; a bad file never replaces it. Makes the values that shards
-//! work with (`Encryption`) and tells about changes; does not carry them to the shards. Reads files,
-//! so it runs before the shards do, and on the blocking pool after that.
+//! work with (`Encryption`) and tells about changes; does not carry them to the shards. It reads
+//! files, so it runs before the shards do, and on the blocking pool after that.
 //!
-//! Secret stores put a new file in place by turning a symbolic link, often in two steps: a listener's
-//! files are read together, and again with each further change until they fit together.
+//! Secret stores put a new file in place by turning a symbolic link, often in two steps: the files
+//! of a listener are read together, and again with each further change until they fit together.
 
 use crate::config::problem::{Place, Problems};
 use crate::config::{self, ListenTls, Settings, TlsMode, TlsVersion};
@@ -245,7 +245,7 @@ impl Certificates {
         let trust = match uplink.encryption {
             config::Encryption::Off => return None,
             config::Encryption::Unverified => Trust::Anybody,
-            config::Encryption::Verified => Trust::Authorities(self.authorities(problems)?),
+            config::Encryption::Verified => self.trust(problems)?,
         };
         let own = match &uplink.client_cert {
             None => None,
@@ -260,12 +260,13 @@ impl Certificates {
         made.map_err(|text| problems.add(Place::Together, text)).ok()
     }
 
-    /// Those of `uplink.ca_file`, or the system's, which are read once.
-    fn authorities(&mut self, problems: &mut Problems) -> Option<Arc<RootCertStore>> {
+    /// The authorities in `uplink.ca_file`, or the system's, which are read once.
+    fn trust(&mut self, problems: &mut Problems) -> Option<Trust> {
         if let Some(path) = &self.uplink.ca_file {
-            let read = read_file(path).and_then(|text| certificate::authorities(&text));
+            let read = read_file(path).and_then(|text| certificate::believed(&text));
             let read = read.map_err(|text| add(problems, path, &text, "uplink.ca_file"));
-            return read.ok().map(Arc::new);
+            let (roots, exact) = read.ok()?;
+            return Some(Trust::Authorities { roots: Arc::new(roots), exact: exact.into() });
         }
         if self.system.is_none() {
             match system_authorities() {
@@ -276,7 +277,8 @@ impl Certificates {
                 }
             }
         }
-        self.system.clone()
+        let roots = self.system.clone()?;
+        Some(Trust::Authorities { roots, exact: Arc::from([]) })
     }
 
     fn read_pair(

@@ -2,8 +2,8 @@
 //!
 //! One unpinned executor beside the shards. `refresh` looks after the server (with `probe` and
 //! `peer`) and publishes snapshots, `admin` answers operators (with `metrics`), `shards` holds the
-//! links to the shards, `certificates` what they encrypt with. Everything between cores is a value on a ring (`link`); if this core dies,
-//! the shards serve on with the last snapshot.
+//! links to the shards, `certificates` what they encrypt with. Everything between cores is a value
+//! on a ring (`link`); if this core dies, the shards serve on with the last snapshot.
 
 pub mod admin;
 pub mod certificates;

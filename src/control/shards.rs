@@ -2,8 +2,8 @@
 //! counts they reported last.
 //!
 //! Nothing here waits. A full ring keeps an order back until `deliver` is called again; of
-//! snapshots and certificates only the newest is kept. A permit is never lost: it is held for its shard, or goes on
-//! to the next one if that shard has ended.
+//! snapshots and certificates only the newest is kept. A permit is never lost: it is held for its
+//! shard, or goes on to the next one if that shard has ended.
 
 use crate::backend::permits::Permits;
 use crate::control::certificates::Encryption;

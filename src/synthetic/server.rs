@@ -18,6 +18,7 @@ use crate::transport::{Side, listener, runtime, tls};
 use slab::Slab;
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
+use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -398,6 +399,10 @@ impl Connection {
             match self.conn.poll_recv(cx) {
                 Poll::Ready(Ok(Some(chunk))) => return Poll::Ready(Event::Bytes(chunk)),
                 Poll::Ready(Ok(None)) => return Poll::Ready(Event::EndOfFile),
+                // A peer that TLS does not believe is to read the alert.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    return Poll::Ready(Event::EndOfFile);
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Event::Dead),
                 Poll::Pending => {}
             }

@@ -4,8 +4,8 @@
 //! budget of copies), `wheel` (deadlines), `socket` and `state` (what is in flight, and what a
 //! completion means), `driver` (the pump: wakes out, and how it sleeps), `conn` and `stream` (what
 //! a task sees of a socket), `tls` and `websocket` (what may lie around its bytes), `listener`,
-//! `proxy_protocol`, `detect` and `http` (how a connection begins), `selftest` (what this kernel can
-//! do), `runtime` (the executor). `unsafe` lives in `ring` and `buffer` only.
+//! `proxy_protocol`, `detect` and `http` (how a connection begins), `selftest` (what this kernel
+//! can do), `runtime` (the executor). `unsafe` lives in `ring` and `buffer` only.
 //! Knows nothing of Bolt beyond its first five bytes.
 
 mod accept;

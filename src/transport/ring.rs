@@ -9,6 +9,7 @@ use io_uring::types::{CancelBuilder, Fd, TimeoutFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use std::fs::File;
 use std::io;
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -454,6 +455,13 @@ pub fn new_eventfd() -> io::Result<File> {
 pub fn glommio_file(file: File) -> BufferedFile {
     // SAFETY: ownership of the descriptor moves over.
     unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) }
+}
+
+/// A listening socket that glommio accepts on. Its own ones leave ports behind that cannot be bound
+/// for a minute after a connection was ended by this side.
+pub fn glommio_listener(listener: TcpListener) -> glommio::net::TcpListener {
+    // SAFETY: ownership of the descriptor moves over.
+    unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) }
 }
 
 /// Now on CLOCK_MONOTONIC, the clock that absolute timeouts use.

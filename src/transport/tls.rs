@@ -173,24 +173,29 @@ impl TlsStream {
     /// See `Conn::send`. The spans of one call share records, 16 KiB in each.
     pub fn send(&self, chunks: impl IntoIterator<Item = Chunk>) {
         let mut chunks = chunks.into_iter();
-        loop {
-            let spans: Vec<Chunk> = chunks.by_ref().take(SPANS_MAX).collect();
-            if spans.is_empty() {
-                return;
-            }
+        while let Some(first) = chunks.next() {
+            // Nearly always it is the only one.
+            let Some(second) = chunks.next() else { return self.encrypt(&[IoSlice::new(&first)]) };
+            let behind = chunks.by_ref().take(SPANS_MAX - 2);
+            let spans: Vec<Chunk> = [first, second].into_iter().chain(behind).collect();
             let slices: Vec<IoSlice<'_>> = spans.iter().map(|span| IoSlice::new(span)).collect();
-            let mut inner = self.inner.borrow_mut();
-            if inner.is_closing || matches!(inner.end, Some(End::Failed(_))) {
-                return;
-            }
-            let length = spans.iter().map(|span| span.len()).sum();
-            self.conn.driver().note_copied(length);
-            if !inner.session.write(&slices) {
-                let text = "more is to be sent than the TLS handshake keeps";
-                inner.end.get_or_insert(End::Failed(text.into()));
-            }
-            self.flush(&mut inner, length + (length / RECORD_BYTES_MAX + 1) * RECORD_OVERHEAD_MAX);
+            self.encrypt(&slices);
         }
+    }
+
+    fn encrypt(&self, spans: &[IoSlice<'_>]) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.is_closing || matches!(inner.end, Some(End::Failed(_))) {
+            return;
+        }
+        let length: usize = spans.iter().map(|span| span.len()).sum();
+        self.conn.driver().note_copied(length);
+        if !inner.session.write(spans) {
+            let text = "more is to be sent than the TLS handshake keeps";
+            inner.end.get_or_insert(End::Failed(text.into()));
+        }
+        let records = length / RECORD_BYTES_MAX + 1;
+        self.flush(&mut inner, length + records * RECORD_OVERHEAD_MAX);
     }
 
     /// Of ciphertext; see `Conn::queued_bytes`.

@@ -136,9 +136,14 @@ impl State {
         !std::mem::take(&mut self.seen.traffic)
     }
 
-    /// A tick of an earlier busy time may still come: its generation is another.
+    /// A tick of an earlier busy time may still come: its generation is another. The kernel cannot
+    /// cancel a multishot timeout that has expired but not been told of, and goes on with it (seen
+    /// on Linux 6.18): such a one is cancelled anew, or it would keep the shard awake for ever.
     pub fn on_tick(&mut self, key: Key, cqe: Cqe) {
         if key != self.tick_key() {
+            if cqe.more() {
+                self.ring.stop_timeout(cqe.user_data, user_data(Operation::Silent, NOBODY));
+            }
             return;
         }
         self.seen.tick = true;
@@ -163,5 +168,33 @@ impl State {
 
     fn tick_key(&self) -> Key {
         Key { index: 0, generation: self.tick_generation & TICK_GENERATION_MASK }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::buffer::Pool;
+    use crate::transport::options::{Options, Planted};
+    use crate::transport::ring::{Receive, Ring};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    #[allow(clippy::disallowed_methods, reason = "no executor runs here")]
+    fn a_tick_that_outlived_its_removal_is_removed_when_it_comes() {
+        let (mut ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+        let former = Key { index: 0, generation: 1 };
+        ring.start_tick(Duration::from_millis(1), user_data(Operation::Tick, former));
+        let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
+        let options = Options::default();
+        let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+        state.tick_generation = 2;
+        state.enter(true);
+        state.enter(false); // the removal leaves
+        std::thread::sleep(Duration::from_millis(20));
+        state.ring.enter(0).unwrap();
+        let mut seen = state.ring.completions();
+        seen.retain(Cqe::more);
+        assert!(seen.is_empty() && !state.seen.tick, "{} more ticks", seen.len());
     }
 }

@@ -131,6 +131,14 @@ impl Authority {
     }
 }
 
+/// A server's certificate that is an authority, too, as `openssl req -x509` makes it.
+pub fn own_authority(host: &str) -> Certificate {
+    let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    Certificate { chain: params.self_signed(&key).unwrap().pem(), key: key.serialize_pem() }
+}
+
 impl Certificate {
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
         CertificateDer::pem_slice_iter(self.chain.as_bytes()).map(Result::unwrap).collect()

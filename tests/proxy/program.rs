@@ -191,6 +191,27 @@ fn a_taken_admin_port_is_1_and_one_line() {
     assert!(lines[0].contains(&admin.to_string()), "{lines:?}");
 }
 
+#[test]
+fn ports_are_free_at_once_for_the_next_start() {
+    let server = server();
+    for _ in 0..3 {
+        let mut program = Program::start(server.address(), &["shards=1"]);
+        let address = program.address;
+        // Both end their connections before the other side does.
+        let admin = format!("admin.bind={}", program.admin);
+        program.metrics();
+        let said = crate::stage::http(address, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+        program.signal("TERM");
+        assert_eq!(program.wait().code(), Some(0));
+        let listen = format!("listen.bind={address}");
+        let mut again = Program::start(server.address(), &[&listen, &admin, "shards=1"]);
+        assert_eq!(again.address, address);
+        again.signal("TERM");
+        assert_eq!(again.wait().code(), Some(0));
+    }
+}
+
 /// The program's start under a limit of the shell's.
 fn refused_under(limit: &str, pairs: &[&str]) -> String {
     let pairs = usual(free_port(), free_port(), pairs);

@@ -502,6 +502,21 @@ fn a_server_that_is_not_believed_is_said_to_be_so() {
 }
 
 #[test]
+fn a_server_that_is_its_own_authority_is_believed_for_its_name_only() {
+    let (certificate, folder) = (crate::certificates::own_authority("localhost"), Folder::new());
+    let server = encrypted_server(&certificate, None);
+    let ca = format!("uplink.ca_file={}", folder.write("own.pem", &certificate.chain));
+    let port = server.address().port();
+    let uri = format!("uplink.uri=bolt+s://localhost:{port}");
+    let proxy = Running::start(server.address(), &[&uri, &ca]);
+    Client::login(proxy.address, V5_4).expect_well();
+    let uri = format!("uplink.uri=bolt+s://127.0.0.1:{port}");
+    let proxy = Running::start(server.address(), &[&uri, &ca]);
+    let said = crate::stage::http(proxy.admin, "GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(said.contains("not for 127.0.0.1, but for"), "{said}");
+}
+
+#[test]
 fn a_server_that_asks_is_shown_our_certificate() {
     let (authority, folder) = (Authority::new(), Folder::new());
     let server = encrypted_server(&authority.certificate(&["localhost"]), Some(&authority));

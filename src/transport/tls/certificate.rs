@@ -63,8 +63,18 @@ pub enum Fault {
 
 /// The authorities in a file, each to be believed.
 pub fn authorities(text: &[u8]) -> Result<RootCertStore, String> {
+    roots(certificates(text)?)
+}
+
+/// The same as certificates: whoever shows one of these is believed as well.
+pub fn believed(text: &[u8]) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), String> {
+    let certificates = certificates(text)?;
+    Ok((roots(certificates.clone())?, certificates))
+}
+
+fn roots(certificates: Vec<CertificateDer<'static>>) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(text)? {
+    for certificate in certificates {
         roots
             .add(certificate)
             .map_err(|error| format!("a certificate in it cannot be an authority: {error}"))?;

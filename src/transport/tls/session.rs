@@ -99,7 +99,11 @@ impl Session {
     #[must_use]
     pub fn write(&mut self, spans: &[IoSlice<'_>]) -> bool {
         let length: usize = spans.iter().map(|span| span.len()).sum();
-        self.tls.writer().write_vectored(spans).is_ok_and(|taken| taken == length)
+        let taken = match spans {
+            [span] => self.tls.writer().write(span),
+            _ => self.tls.writer().write_vectored(spans),
+        };
+        taken.is_ok_and(|taken| taken == length)
     }
 
     /// Says that nothing more will be sent.
@@ -118,11 +122,6 @@ impl Session {
         while self.tls.wants_write() {
             self.tls.write_tls(&mut sink).expect("a vector takes everything");
         }
-    }
-
-    /// The certificate that the peer has shown, in DER.
-    pub fn peer_certificate(&self) -> Option<&[u8]> {
-        self.tls.peer_certificates()?.first().map(|certificate| certificate.as_ref())
     }
 
     /// What was agreed on, for logs.
