@@ -85,6 +85,9 @@ fn parse_line(bytes: &[u8]) -> Parsed {
         return if bytes.len() < LINE_BYTES_MAX { Parsed::NeedMore } else { Parsed::Broken };
     };
     let length = end + LINE_END.len();
+    if length > LINE_BYTES_MAX {
+        return Parsed::Broken; // as if it had come in pieces
+    }
     let Ok(header) = v1::Header::try_from(&bytes[..length]) else { return Parsed::Broken };
     let ends = match header.addresses {
         v1::Addresses::Tcp4(ends) => Some(Ends {
@@ -207,6 +210,7 @@ mod tests {
             b"PROXY TCP4 192.0.2.1 198.51.100.2 8080 70000\r\n".to_vec(),
             b"PROXY UDP4 192.0.2.1 198.51.100.2 8080 1\r\n".to_vec(),
             b"PROXY \xFF\r\n".to_vec(),
+            [&long_line[..], b"\r\n"].concat(),
             long_line,
             long[..BINARY_HEAD_BYTES].to_vec(),
             version,

@@ -34,6 +34,7 @@ pub fn cases() -> Vec<Case> {
 
 fn lines(table: &mut Table) {
     let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
+    let unknown = format!("PROXY UNKNOWN ffff:: ffff:: 1 2 {}\r\n", "1 ".repeat(50));
     let endless = format!("PROXY TCP4 {}", "1".repeat(5000));
     for (name, text) in [
         ("no header but Bolt", "\x60\x60"),
@@ -52,6 +53,7 @@ fn lines(table: &mut Table) {
         ("HTTP where a header is due", "GET / HTTP/1.1\r\n\r\n"),
         ("a line of 116 bytes", &long),
         ("a line that never ends", &endless),
+        ("a line of unknown addresses that is too long", &unknown),
     ] {
         table.add(name, START, text, broken());
     }
