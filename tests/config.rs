@@ -822,7 +822,8 @@ fn each_section_of_its_own_is_a_listener_of_its_own() {
         [[listen]]\nbind = \":2\"\nproxy_protocol = \"required\"\n\
         proxy_networks = [\"10.0.0.0/8\", \"192.0.2.7\"]\n\
         websocket_origins = [\"https://a.example\"]\n";
-    let json = "{\"listen\": [{\"bind\": \"0.0.0.0:1\"}, {\"bind\": \"[::]:1\", \"ipv6_only\": true}, \
+    let json = "{\"listen\": [{\"bind\": \"0.0.0.0:1\"}, \
+        {\"bind\": \"[::]:1\", \"ipv6_only\": true}, \
         {\"bind\": \"unix:/run/b.sock\", \"unix_mode\": \"0600\"}, {\"bind\": \":2\", \
         \"proxy_protocol\": \"required\", \"proxy_networks\": [\"10.0.0.0/8\", \"192.0.2.7\"], \
         \"websocket_origins\": [\"https://a.example\"]}]}";

@@ -215,11 +215,6 @@ async fn log_in(
     let mut answers = Answers::default();
     let payload = answers.success(conn).await?;
     let hello = HelloSuccess::parse(&payload).map_err(|error| error.to_string())?;
-    if profile.utc_patch && !hello.utc_patch {
-        let text = "expected the server to confirm patch_bolt utc, as servers of its kind do; it did \
-                    not, and its dates would be misread";
-        return Err(String::from(text).into());
-    }
     let mut credentials_expired = hello.credentials_expired;
     if has_logon {
         let payload = answers.success(conn).await?;

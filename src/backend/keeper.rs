@@ -346,15 +346,20 @@ impl Backend {
         }
     }
 
-    /// A server that nobody has probed yet has told about itself.
+    /// What a server says of itself counts more than what a probe without a login took it for; one
+    /// that nobody has probed yet is known by its dial.
     fn learn(&self, hello: &crate::wire::message::HelloSuccess) {
-        if self.known.borrow().is_none() && !hello.server.is_empty() {
-            self.known.replace(Some(Rc::new(KnownServer {
-                agent: hello.server.clone(),
-                recv_timeout_seconds: hello.recv_timeout_seconds,
-                versions: Vec::new(), // one client's version says nothing of the others
-            })));
+        let mut known = self.known.borrow_mut();
+        let is_told = known.as_ref().is_some_and(|known| known.agent == hello.server);
+        if hello.server.is_empty() || is_told {
+            return;
         }
+        *known = Some(Rc::new(KnownServer {
+            agent: hello.server.clone(),
+            recv_timeout_seconds: hello.recv_timeout_seconds,
+            // One client's version says nothing of the others.
+            versions: known.as_ref().map_or_else(Vec::new, |known| known.versions.clone()),
+        }));
     }
 
     fn grant(self: &Rc<Self>, ticket: Ticket, id: ServerId) {

@@ -47,18 +47,6 @@ pub struct KnownServer {
     pub versions: Vec<Version>,
 }
 
-impl KnownServer {
-    /// Whether it confirms the patch `utc` in Bolt 4.3 and 4.4: Neo4j does from 5 on, and from some
-    /// releases of 4.3 and 4.4 on. Of other makers' servers (`Neo4j/5.26.0 compatible (...)`)
-    /// nothing is known, and ArcadeDB 26.10 does not. A client that is not told of it uses the older
-    /// form of dates with time zones, which every server takes.
-    pub fn has_utc_patch(&self) -> bool {
-        let Some(release) = self.agent.strip_prefix("Neo4j/") else { return false };
-        let major = release.split('.').next().and_then(|major| major.parse::<u32>().ok());
-        !release.contains(' ') && major.is_some_and(|major| major >= 5)
-    }
-}
-
 /// Why a server connection was not kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Discard {
@@ -132,20 +120,5 @@ impl Discard {
             Discard::SessionEnded => "session_ended",
             Discard::Drain => "drain",
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_servers_that_are_known_to_have_the_utc_patch_are_asked_for_it() {
-        let has = |agent: &str| {
-            KnownServer { agent: agent.to_owned(), ..KnownServer::default() }.has_utc_patch()
-        };
-        assert!(has("Neo4j/5.26.30") && has("Neo4j/2026.08.1"));
-        assert!(!has("Neo4j/5.26.0 compatible (ArcadeDB 26.10.2)"));
-        assert!(!has("Neo4j/4.4.30") && !has("Neo4j/dev") && !has("Other/5.0.0") && !has(""));
     }
 }

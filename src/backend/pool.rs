@@ -39,6 +39,8 @@ pub use orders::{Acquired, DialFailure, Order, Want};
 
 /// Dials in flight per server and shard: logins cost a server a password hash each.
 pub const DIALS_MAX: u32 = 8;
+/// Of these, for leases of one identity: a user whose logins take long must leave some to others.
+pub const DIALS_OF_KEY_MAX: usize = 6;
 /// Clients that may wait in one shard: as many as can be connected with 16-bit ports to one
 /// address.
 pub const WAITERS_MAX: usize = 65_536;

@@ -127,7 +127,8 @@ impl Serving {
 
     /// A login's outcome, or a lease.
     fn poll_waits(&mut self, stream: &Stream, cx: &mut Context<'_>) {
-        if let Some(identity) = &self.outside.login
+        // Its outcome may be another login, which has to know whom to wake.
+        while let Some(identity) = &self.outside.login
             && let Poll::Ready(outcome) = self.world.backend.poll_login(self.outside.client, cx)
         {
             let identity = identity.clone();

@@ -55,7 +55,9 @@ impl Process {
     }
 
     fn run(pairs: &[String], admin: SocketAddr) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_boltmux"));
+        // Another build of the program can be tried, too.
+        let own = || env!("CARGO_BIN_EXE_boltmux").into();
+        let mut command = Command::new(std::env::var_os("HOSTILE_PROGRAM").unwrap_or_else(own));
         for pair in pairs {
             match pair.strip_prefix("config=") {
                 Some(path) => command.args(["--config", path]),

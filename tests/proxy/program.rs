@@ -194,11 +194,9 @@ fn a_taken_admin_port_is_1_and_one_line() {
 #[test]
 fn ports_are_free_at_once_for_the_next_start() {
     let server = server();
-    let mut address = free_port();
     for _ in 0..3 {
-        let listen = format!("listen.bind={address}");
-        let mut program = Program::start(server.address(), &[&listen, "shards=1"]);
-        address = program.address;
+        let mut program = Program::start(server.address(), &["shards=1"]);
+        let address = program.address;
         // Both end their connections before the other side does.
         let admin = format!("admin.bind={}", program.admin);
         program.metrics();

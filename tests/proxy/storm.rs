@@ -161,6 +161,23 @@ fn blow(
             && metrics.get("server_connections{busy}") == 0
     });
     assert!(program.metrics().get("client_connections{serving}") >= clients.len() as u64);
+    assert_sleeps(program, variant.shards);
     drop(clients);
     summary
+}
+
+/// With nothing to do a shard wakes for its heartbeats only, seven times a second; one that
+/// believes that there is something wakes every few milliseconds, for ever.
+fn assert_sleeps(program: &Program, shards: usize) {
+    let enters = || program.metrics().get("ring_enters");
+    let mut seen = Vec::new();
+    for _ in 0..20 {
+        let before = enters();
+        std::thread::sleep(Duration::from_millis(500));
+        seen.push(enters() - before);
+        if seen.last().is_some_and(|count| *count < 25 * shards as u64) {
+            return;
+        }
+    }
+    panic!("{shards} shards do not sleep: {seen:?} enters in half seconds");
 }

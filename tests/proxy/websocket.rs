@@ -1,5 +1,5 @@
-//! WebSocket on the Bolt port, over the whole proxy. Conversations are in the scripts, which are all
-//! played over WebSocket, too; here is what frames make possible, and what they forbid.
+//! WebSocket on the Bolt port, over the whole proxy. Conversations are in the scripts, which are
+//! all played over WebSocket, too; here is what frames make possible, and what they forbid.
 
 use crate::client::{
     Client, PASSWORD, SILENCE, Said, V5_4, V5_8, Way, begin, commit, goodbye, hello, logon,
@@ -278,6 +278,27 @@ fn long_values_pass_both_ways_byte_for_byte() {
         assert!(came[1].fields == [Value::List(vec![long.as_str().into()])], "{mode}");
         writing.join().unwrap();
     }
+}
+
+/// Of long frames only what shares a piece with the end of the one before is moved, and of a
+/// request what comes before it is decided on.
+#[test]
+fn long_payloads_leave_from_where_they_were_received() {
+    let stage = Stage::start(&[], Options::default());
+    let mut client = log_in(stage.address());
+    let long = "x".repeat(16 << 20);
+    let request = run_with("RETURN $nonce AS n", map(&[("nonce", "n"), ("x", &long)]), map(&[]));
+    let bytes = [request, pull(-1)].concat();
+    let before = stage.proxy.metrics();
+    for piece in bytes.chunks(MESSAGE_BYTES_MAX) {
+        send_raw(&client, &frame(BINARY, piece, MASK));
+    }
+    client.expect(&[tag::SUCCESS, tag::RECORD, tag::SUCCESS]);
+    let after = stage.proxy.metrics();
+    let grown = |name: &str| after.get(name) - before.get(name);
+    let (copied, relayed) = (grown("copied_bytes"), grown("relayed_bytes"));
+    assert!(relayed >= 8 << 20 && copied <= 8 << 20, "{copied} copied, {relayed} relayed");
+    println!("{copied} bytes copied, {relayed} relayed, of {}", bytes.len());
 }
 
 #[test]

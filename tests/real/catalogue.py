@@ -27,7 +27,7 @@ CORE = ("connectivity,version,auto_commit,explicit_transactions,values_there_and
 # What TLS could spoil.
 ENCRYPTED = ("connectivity,version,auto_commit,explicit_transactions,values_there_and_back,"
              "two_open_results,wrong_password,transactions,many_rows,plain_errors,login_refused,"
-             "everyday_use,rows_100k_by_hundreds")
+             "everyday_use")
 # What may differ where the driver asks for routes.
 ROUTED = CORE + (",managed_transactions,execute_query,refused_by_this_edition,everyday_use,"
                  "connection_ended_by_the_server,deadlock_is_retried,two_users,system_database,"

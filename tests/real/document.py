@@ -150,8 +150,8 @@ def reasons_section(known, schemes_off):
                 code = outcome.get("error") or outcome.get("failed")
                 failing.setdefault((place, name, code), []).append(cell.version or cell.scheme)
             elif skipped(outcome):
-                left_out.setdefault((CLIENTS[cell.client].title, outcome["skipped"]),
-                                    set()).add(name)
+                why = outcome["skipped"].replace("this server", SERVERS[cell.server].title)
+                left_out.setdefault((CLIENTS[cell.client].title, why), set()).add(name)
     text = "## What differed\n\n" + bullets(
         f"{place}: {', '.join(f'`{name}`' for name in sorted(names))}"
         for place, names in sorted(differing.items()))

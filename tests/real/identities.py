@@ -8,6 +8,7 @@ Each case has proxies of its own, all share one server.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import subprocess
@@ -64,7 +65,8 @@ def who(driver, **options):
 @case
 def turned_over(place):
     """Two users, one connection: each query runs as its own user."""
-    with place(**{"pool.size": 1, "pool.reauth": "true"}) as proxy:
+    # On one shard: from shard to shard permits go, and connections of the same user only.
+    with place(**{"shards": 1, "pool.size": 1, "pool.reauth": "true"}) as proxy:
         with driver_of(proxy.uri, "neo4j") as first, driver_of(proxy.uri, "alice") as second:
             for _ in range(ROUNDS):
                 equal(who(first), "neo4j", "the first driver's user")
@@ -77,6 +79,24 @@ def turned_over(place):
             equal(who(refused), UNAUTHORIZED, "a wrong password")
             refused.close()
             equal([who(first), who(second)], ["neo4j", "alice"], "those who are in")
+
+
+@case
+def turned_over_among_many(place):
+    """Two users, few connections, many sessions at once on all shards."""
+    with place(**{"pool.size": 3, "pool.reauth": "true"}) as proxy:
+        with driver_of(proxy.uri, "neo4j") as first, driver_of(proxy.uri, "alice") as second:
+            def work(driver, user):
+                for _ in range(ROUNDS):
+                    equal(who(driver), user, "the session's user")
+                return True
+
+            jobs = [(first, "neo4j"), (second, "alice")] * 4
+            with concurrent.futures.ThreadPoolExecutor(len(jobs)) as threads:
+                done = list(threads.map(lambda job: work(*job), jobs))
+            check(all(done), "expected all to end")
+            turned, opened = total(proxy, "server_turned_over"), total(proxy, "server_opened")
+            print(f"    {turned} turned over, {opened} opened for {len(jobs) * ROUNDS} queries")
 
 
 @case
@@ -139,9 +159,9 @@ def old(version, uri):
 
 @case
 def old_versions_stay_on_the_proxy(place):
-    """Bolt 4.1 and 4.2 ask a procedure for the routing table; 4.3 and 4.4 have ROUTE."""
+    """Bolt 4.0 to 4.2 ask a procedure for the routing table; 4.3 and 4.4 have ROUTE."""
     with place() as proxy:
-        for version in ("4.1", "4.2", "4.3", "4.4"):
+        for version in ("4.0", "4.1", "4.2", "4.3", "4.4"):
             address = proxy.uri.split("://")[1]
             view = old(version, f"neo4j://{address}")
             print(f"    {view}")
@@ -215,7 +235,8 @@ def run(name, place):
         CASES[name](place)
         good = True
     except Exception as error:  # noqa: any error fails the case, and the others go on
-        print("    " + (str(error) if isinstance(error, AssertionError) else traceback.format_exc()))
+        is_ours = isinstance(error, AssertionError)
+        print("    " + (str(error) if is_ours else traceback.format_exc()))
         good = False
     verdict = "PASS" if good else "FAIL"
     print(f"  {verdict} {name} in {time.monotonic() - started:.0f} s", flush=True)

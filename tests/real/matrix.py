@@ -8,8 +8,9 @@ What came out of each cell is kept in .cache/matrix/, so a run that was ended go
 With --for, no cell is begun after so many seconds; with --running neo4j-5.26=17687,... a server
 that somebody else started, with the users that these tests have, is used and left alone.
 A cell is run anew when its scenarios change and, through boltmux, when the program changes;
---again runs all anew, --any-build takes results of other builds, and the document says how many. After a run of everything, COMPATIBILITY.md is written from the results;
---document writes it from what there is. With --quick, a few cells run and nothing is written.
+--again runs all anew, --any-build takes results of other builds, and the document says how many.
+After a run of everything, COMPATIBILITY.md is written from the results; --document writes it from
+what there is. With --quick, a few cells run and nothing is written.
 """
 
 import argparse
@@ -233,7 +234,7 @@ def run_server(name, wanted, arguments, store, progress):
                 show_cell(cell, run_cell(cell, server, proxy, arguments, store), progress)
             output, status = proxy.output(), proxy.stop()
             if "panicked" in output or status != 0:
-                progress.failures.append(f"boltmux before {name}: status {status}, {proxy.log_path}")
+                progress.failures.append(f"boltmux at {name}: status {status}, {proxy.log_path}")
     finally:
         server.stop()
 

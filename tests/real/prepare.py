@@ -1,6 +1,7 @@
 """What has to be made before the matrix can run: programs that need a compiler, certificates.
 
-The programs are built in the folders that tests/install made, and again only when their source changed.
+The programs are built in the folders that tests/install made, and again only when their source
+changed.
 """
 
 import os

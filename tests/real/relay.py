@@ -65,14 +65,16 @@ class Relay:
         offer = receive(client, 20)
         server.sendall(self._narrowed(offer) if offer.startswith(MAGIC) else offer)
         answer = receive(server, 4)
-        client.sendall(answer)
         if answer == MANIFEST:
-            # Version ranges, each 4 bytes, and the capabilities, each one byte of 7 bits more.
-            count = receive_varint(server, client)
-            client.sendall(receive(server, 4 * count))
-            receive_varint(server, client)
+            # Version ranges, each 4 bytes, and the capabilities. In one write, as it came: the Java
+            # driver trips over a manifest that comes in pieces.
+            count = receive_varint(server)
+            ranges = receive(server, 4 * value_of(count))
+            client.sendall(answer + count + ranges + receive_varint(server))
             answer = receive(client, 4)
             server.sendall(answer)
+        else:
+            client.sendall(answer)
         self.versions.add(f"{answer[3]}.{answer[2]}")
 
     def _narrowed(self, offer):
@@ -92,16 +94,16 @@ def receive(source, size):
     return data
 
 
-def receive_varint(source, target):
-    """Passes a number of 7 bits per byte on, and returns it."""
-    value, shift = 0, 0
-    while True:
-        byte = receive(source, 1)
-        target.sendall(byte)
-        value |= (byte[0] & 0x7F) << shift
-        shift += 7
-        if byte[0] < 0x80:
-            return value
+def receive_varint(source):
+    """The bytes of a number of 7 bits per byte."""
+    data = receive(source, 1)
+    while data[-1] >= 0x80:
+        data += receive(source, 1)
+    return data
+
+
+def value_of(varint):
+    return sum((byte & 0x7F) << 7 * index for index, byte in enumerate(varint))
 
 
 def copy(source, target):

@@ -1,7 +1,8 @@
 """A real Neo4j Community server on the loopback address, from the jars that tests/install fetched.
 
-Runs the 5.26 line and the newer ones, which need a newer Java. Owns the server's home folder and its process: start, stop, kill, restart on the same port with
-the data kept. Two users exist after the first start: `neo4j` and `alice` (see PASSWORDS).
+Runs the 5.26 line and the newer ones, which need a newer Java. Owns the server's home folder and
+its process: start, stop, kill, restart on the same port with the data kept. Two users exist after
+the first start: `neo4j` and `alice` (see PASSWORDS).
 """
 
 import functools
@@ -18,7 +19,8 @@ from support import CACHE, HOST, PASSWORDS, Process, free_port
 NEO4J_VERSION = "5.26.30"
 NEO4J_VERSION_NEW = "2026.08.1"
 JAVA_MIN = {"5": 17, "2026": 21}  # What each line of Neo4j needs at least.
-MAIN_CLASS = {"5": "org.neo4j.server.CommunityEntryPoint", "2026": "org.neo4j.server.Neo4jCommunity"}
+MAIN_CLASS = {"5": "org.neo4j.server.CommunityEntryPoint",
+              "2026": "org.neo4j.server.Neo4jCommunity"}
 JAVA_PLACES = "/usr/lib/jvm/*/bin/java"
 
 # Strict validation is on: a setting that the server does not know stops its start.

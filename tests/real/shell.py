@@ -51,8 +51,8 @@ def call(uri, options, lines):
     """[exit status, its words without anything that depends on the address]."""
     options = {"--username": "neo4j", "--password": PASSWORDS["neo4j"],
                **dict(option.split("=") for option in options.split())}
-    argv = [java(JAVA_MIN), "-Xmx256m", *JAVA_TRUST, "-cp", SHELL, "org.neo4j.shell.Main", "-a", uri,
-            "--format", "plain", "--non-interactive", "--fail-at-end"]
+    argv = [java(JAVA_MIN), "-Xmx256m", *JAVA_TRUST, "-cp", SHELL, "org.neo4j.shell.Main", "-a",
+            uri, "--format", "plain", "--non-interactive", "--fail-at-end"]
     argv += [f"{key}={value}" for key, value in options.items()]
     done = subprocess.run(argv, input="\n".join(lines) + "\n", capture_output=True, text=True,
                           timeout=LIMIT_S)

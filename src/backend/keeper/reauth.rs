@@ -29,7 +29,8 @@ impl Backend {
                 return self.carry_out();
             }
             Some(Err(DialError::Failed(failure))) => failure,
-            Some(Err(DialError::VersionRefused)) | None => DialFailure::Lost,
+            Some(Err(DialError::VersionRefused)) => DialFailure::Lost,
+            None => DialFailure::Slow(format!("no answer to LOGON within {limit:?}")),
         };
         connection::close(conn, false).await;
         let refused = failure.about_credentials();

@@ -1,7 +1,8 @@
 //! Who gets what: waiters of this shard against each other, and this shard against the others.
 
 use super::{
-    DIALS_MAX, Entry, Key, Order, Pool, ServerId, State, Ticket, WAITERS_MAX, Waiter, Want,
+    DIALS_MAX, DIALS_OF_KEY_MAX, Entry, Key, Order, Pool, ServerId, State, Ticket, WAITERS_MAX,
+    Waiter, Want,
 };
 use crate::backend::identity::Identity;
 use crate::backend::planted::Bug;
@@ -201,17 +202,18 @@ impl Pool {
     fn neediest(&self) -> Option<(u32, Ticket)> {
         let oldest = |&key: &u32| {
             let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
-            let lease = queue.get(*dialing).filter(|_| *paused_until <= self.now).copied();
+            let may_dial = *paused_until <= self.now && *dialing < DIALS_OF_KEY_MAX;
+            let lease = queue.get(*dialing).filter(|_| may_dial).copied();
             lease.into_iter().chain(logins.front().copied()).min().map(|ticket| (key, ticket))
         };
         self.needy.iter().filter_map(oldest).min_by_key(|&(_, ticket)| ticket)
     }
 
-    /// Waiters that no dial in flight will serve.
+    /// Waiters that no dial in flight will serve, and that may be dialled for.
     fn uncovered(&self) -> usize {
         let count = |&key: &u32| {
             let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
-            let leases = queue.len().saturating_sub(*dialing);
+            let leases = queue.len().min(DIALS_OF_KEY_MAX).saturating_sub(*dialing);
             logins.len() + if *paused_until <= self.now { leases } else { 0 }
         };
         self.needy.iter().map(count).sum()

@@ -33,7 +33,7 @@ impl Pool {
         let Key { identity, approved_at, queue, dialing, .. } = &self.keys[key as usize];
         let is_live = approved_at.is_some_and(|at| self.now < at + ttl);
         (is_live || self.planted.has(Bug::TurnUnapproved))
-            && queue.len() > *dialing
+            && queue.len().min(DIALS_OF_KEY_MAX) > *dialing
             && !identity.is_private
             && identity.profile.version.has_logon()
     }

@@ -259,3 +259,22 @@ fn who_was_granted_a_connection_that_had_ended_keeps_the_place() {
     let is_refused = |order: &Order| matches!(order, Order::Refuse(_, Refusal::TimedOut));
     assert_eq!(refused.iter().filter(|order| is_refused(order)).count(), 2, "{second:?}");
 }
+
+#[test]
+fn a_user_with_slow_logins_leaves_dials_to_others() {
+    let mut pool = pool(0, &Arc::new(Permits::new(64)));
+    let alice = identity("alice");
+    for _ in 0..DIALS_MAX {
+        pool.acquire(&alice, Want::Lease, NOW);
+    }
+    let dials = orders(&mut pool);
+    assert_eq!(dials.len(), DIALS_OF_KEY_MAX);
+    pool.acquire(&identity("bob"), Want::Lease, NOW);
+    dial(&mut pool);
+    pool.acquire(&identity("carol"), Want::Login, NOW);
+    dial(&mut pool);
+    let Order::Dial(first, _) = dials[0] else { panic!("{dials:?}") };
+    pool.dialed(first, NOW);
+    let next = orders(&mut pool);
+    assert!(matches!(next[..], [Order::Grant(..), Order::Dial(..)]), "{next:?}");
+}

@@ -20,12 +20,10 @@ impl Session {
         if self.refuses_clients {
             return self.fail_login(reply::too_many_clients(), CloseReason::TooManyClients);
         }
-        let Some(server) = cx.server else {
+        if cx.server.is_none() {
             let refusal = Refusal::Unreachable("it has not been reached yet".into());
             return self.fail_login(reply::refused(&refusal), CloseReason::LoginUnavailable);
-        };
-        // What is not confirmed to the client is not asked of the server either.
-        hello.utc_patch &= server.has_utc_patch();
+        }
         let profile = Profile::of(self.version, &hello);
         let routing = hello.routing.take();
         self.spelling = routing.and_then(|routing| routing.address).map(String::into_boxed_str);
