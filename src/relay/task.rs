@@ -44,7 +44,8 @@ async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let reason = doors::reason(&stream, why);
     present.close(reason);
     if let Some(address) = address {
-        tracing::debug!("the client at {address} has gone: {}", reason.name());
+        let said = stream.tls_failure().map(|why| format!(", {why}")).unwrap_or_default();
+        tracing::debug!("the client at {address} has gone: {}{said}", reason.name());
     }
     Box::pin(doors::close(stream, why)).await;
 }
