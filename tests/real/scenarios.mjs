@@ -113,11 +113,13 @@ class Context {
   }
 
   // The ids that the server gave to the transaction and its connection, once it shows them.
-  async findTransaction () {
-    const query = 'SHOW TRANSACTIONS YIELD transactionId, connectionId, metaData' +
-      ' WHERE metaData["tag"] = $tag RETURN transactionId, connectionId'
+  // With `busyWith` only once the server works on that statement.
+  async findTransaction (busyWith = '') {
+    const query = 'SHOW TRANSACTIONS YIELD transactionId, connectionId, metaData, currentQuery' +
+      ' WHERE metaData["tag"] = $tag AND (currentQuery = $busyWith OR $busyWith = "")' +
+      ' RETURN transactionId, connectionId'
     for (let left = 400; left > 0; left--) {
-      const found = await this.direct(query, { tag: this.tag })
+      const found = await this.direct(query, { tag: this.tag, busyWith })
       if (found.length > 0) return found[0]
       await sleep(50)
     }
@@ -373,7 +375,8 @@ scenarios.busy_connection_ended_by_the_server = async context => {
   const ended = await attempt(() => using(context.driver(), async session => {
     const tx = await session.beginTransaction({ metadata: { tag: context.tag } })
     const busy = tx.run(BUSY)
-    const { connectionId } = await context.findTransaction()
+    // Killed before the statement is there, a connection ends without a word.
+    const { connectionId } = await context.findTransaction(BUSY)
     await context.direct('CALL dbms.killConnection($connectionId)', { connectionId })
     await busy
   }))
