@@ -16,6 +16,7 @@ use crate::transport::heap::Held;
 use crate::transport::stream::Stream;
 use crate::wire::version::Version;
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -184,8 +185,8 @@ impl Serving {
             }
             let received = match is_ready {
                 Poll::Ready(Ok(())) => lease.conn().poll_recv(cx),
-                Poll::Ready(Err(_)) => {
-                    self.close(CloseReason::ClientGone, stream);
+                Poll::Ready(Err(error)) => {
+                    self.close(why_gone(&error), stream);
                     break;
                 }
                 Poll::Pending if stream.has_room() => match lease.conn().take_received() {
@@ -242,7 +243,8 @@ impl Serving {
                     self.progress_at = self.world.driver.now();
                     self.client_chunk(chunk, stream);
                 }
-                Poll::Ready(_) => self.close(CloseReason::ClientGone, stream),
+                Poll::Ready(Ok(None)) => self.close(CloseReason::ClientGone, stream),
+                Poll::Ready(Err(error)) => self.close(why_gone(&error), stream),
             }
         }
         moved
@@ -257,7 +259,7 @@ impl Serving {
         let has_way = match &self.outside.lease {
             Some(lease) => match lease.conn().poll_ready(cx) {
                 Poll::Ready(Ok(())) => true,
-                // The end of the connection comes by its receive.
+                // The end of the connection comes by its receive, behind its last answers.
                 Poll::Ready(Err(_)) => false,
                 Poll::Pending => false,
             },
@@ -411,6 +413,14 @@ impl Serving {
         if made > 0 {
             self.world.counters.borrow_mut().failures_made += u64::from(made);
         }
+    }
+}
+
+/// What a failed connection to a client says of it.
+fn why_gone(error: &io::Error) -> CloseReason {
+    match error.raw_os_error() {
+        Some(libc::ENOBUFS) => CloseReason::HeapBudget,
+        _ => CloseReason::ClientGone,
     }
 }
 

@@ -92,14 +92,10 @@ impl Conn {
         }
     }
 
-    /// Lets sending end, since what was to be sent could not be kept: bytes are missing.
+    /// Ends the connection, since what was to be sent could not be kept: bytes are missing.
     pub(crate) fn fail_send(&self) {
-        self.driver.state.borrow_mut().counters.over_budget += 1;
-        self.with(|socket| {
-            socket.send_error.get_or_insert(libc::ENOBUFS);
-            socket.drop_queued();
-            ((), false)
-        });
+        self.driver.state.borrow_mut().fail(self.key);
+        self.driver.kick();
     }
 
     /// Counts a TLS handshake of this connection.

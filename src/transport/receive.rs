@@ -71,11 +71,11 @@ impl State {
             socket.receiving = Receiving::Off;
         }
         match cqe.result {
-            0 => socket.end = Some(Ok(())),
+            0 => drop(socket.end.get_or_insert(Ok(()))),
             1.. => self.take_bytes(key, cqe, was_armed && cqe.more()),
             result if result == -libc::ENOBUFS => self.without_buffer(key),
             result if result == -libc::ECANCELED => {}
-            result => socket.end = Some(Err(-result)),
+            result => drop(socket.end.get_or_insert(Err(-result))),
         }
         let socket = self.sockets.get(key).expect("it is still there");
         // Armed again soon by itself: its task has nothing to do.
@@ -90,7 +90,12 @@ impl State {
         let socket = sockets.get(key).expect("a slot outlives its operations");
         let (side, length) = (socket.side as usize, cqe.result as u32);
         let first = cqe.buffer().expect("bytes come in a buffer");
-        pools[side].lend(first, length, |chunk| enqueue(&mut socket.received, chunk));
+        // Behind an end of our own making nothing is taken in any more, but buffers come back.
+        let is_taken = socket.end.is_none();
+        pools[side].lend(first, length, |chunk| match is_taken {
+            true => enqueue(&mut socket.received, chunk),
+            false => drop(chunk),
+        });
         counters.received_bytes[side] += u64::from(length);
         counters.lent_max[side] = counters.lent_max[side].max(pools[side].lent());
         if is_running && socket.received.len() > WAITING_CHUNKS_MAX {

@@ -148,7 +148,7 @@ impl State {
     }
 
     /// Copies what is queued behind the send in flight to the heap; over budget, the connection
-    /// fails: bytes of its queue are gone, so nothing may follow them.
+    /// fails.
     fn copy_out(&mut self, key: Key) {
         let socket = self.sockets.get(key).expect("it is sending");
         let mut tail = socket.queue.split_off(socket.in_flight);
@@ -159,14 +159,22 @@ impl State {
                 self.counters.rescued += 1;
                 self.counters.copied_bytes += length as u64;
             }
-            None => {
-                socket.send_error = Some(libc::ENOBUFS);
-                socket.queued_bytes -= length;
-                self.counters.over_budget += 1;
-            }
+            None => return self.fail(key),
         }
-        // There is room for more chunks now, or an error to see.
-        let waker = socket.writer.take();
+        let waker = socket.writer.take(); // there is room for more chunks now
         self.wake(waker);
+    }
+
+    /// Ends a connection of which bytes could not be kept: whoever reads or writes it is told. What
+    /// came until now can be read; nothing is sent or taken in any more.
+    pub fn fail(&mut self, key: Key) {
+        self.counters.over_budget += 1;
+        let Some(socket) = self.sockets.get(key) else { return };
+        socket.send_error.get_or_insert(libc::ENOBUFS);
+        socket.end = Some(Err(libc::ENOBUFS)); // also where the peer has ended: bytes are missing
+        socket.drop_queued();
+        let (reader, writer) = (socket.reader.take(), socket.writer.take());
+        self.wake(reader);
+        self.wake(writer);
     }
 }

@@ -5,6 +5,7 @@ use boltmux::transport::buffer::Chunk;
 use boltmux::transport::driver::{Options, STUCK_AFTER};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -220,6 +221,37 @@ fn after_a_failed_send_nothing_follows() {
     eventually("slots free", Duration::from_secs(3), || remote.counters().sockets == 0);
     let counters = remote.counters();
     assert_eq!((counters.over_budget, counters.lent), (1, [0, 0]), "{counters:?}");
+}
+
+/// Whoever waits for bytes of a connection that was given up hears of it: else it would wait for
+/// ever for a peer that waits for the rest.
+#[test]
+fn a_failed_send_ends_the_connection_for_its_reader() {
+    let source = server(|mut stream| drop(stream.write_all(&vec![7; 12 << 20])));
+    let (_release, held) = mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let sink = server(move |_stream| {
+        let _ = held.lock().unwrap().recv();
+    });
+    let remote = Remote::start(Options { heap_bytes_max: 1000, ..Options::default() });
+    let told = remote.run(move |driver| async move {
+        let source = driver.dial(source).await.unwrap();
+        let sink = Rc::new(driver.dial(sink).await.unwrap());
+        let writer = sink.clone();
+        driver.spawn(async move {
+            while let Ok(Some(chunk)) = source.recv().await {
+                writer.send([chunk]);
+            }
+        });
+        let received = async { Some(sink.recv().await) };
+        let late = async {
+            driver.sleep(Duration::from_secs(10)).await;
+            None
+        };
+        let told = futures_lite::future::or(received, late).await;
+        (told.map(|told| told.unwrap_err().raw_os_error()), driver.counters().over_budget)
+    });
+    assert_eq!(told, (Some(Some(libc::ENOBUFS)), 1));
 }
 
 /// Nothing happens on the shard but that a task lets its chunks go: that must be enough.
