@@ -193,14 +193,16 @@ impl Conn {
         })
     }
 
-    /// Ready when the peer has reset the connection. For a source that is not read: its bytes are
-    /// not taken. POLLRDHUP is a mere half-close and POLLHUP two of them; both come while bytes are
-    /// still unread, so only POLLERR is death.
+    /// Ready when the peer has reset the connection, or it has failed. For a source that is not
+    /// read: its bytes are not taken. POLLRDHUP is a mere half-close and POLLHUP two of them; both
+    /// come while bytes are still unread, so only POLLERR is death. Whatever is armed when a reset
+    /// comes is told, once: the poll, the receive or the send.
     pub fn poll_dead(&self, cx: &Context<'_>) -> Poll<()> {
         const DEAD: u32 = libc::POLLERR as u32;
         const LAST: u32 = (libc::POLLERR | libc::POLLHUP) as u32;
         self.with(|socket| {
-            if socket.hangup & DEAD != 0 {
+            let has_failed = matches!(socket.end, Some(Err(_))) || socket.send_error.is_some();
+            if socket.hangup & DEAD != 0 || has_failed {
                 return (Poll::Ready(()), false);
             }
             store(&mut socket.reader, cx);

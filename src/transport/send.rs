@@ -87,9 +87,13 @@ impl State {
         if goes_on {
             self.touch(key);
         }
-        let waker = self.sockets.get(key).and_then(|socket| socket.writer.take());
+        let Some(socket) = self.sockets.get(key) else { return };
+        let writer = socket.writer.take();
+        // The kernel tells of a reset once, and here it has: who waits in `poll_dead` is to know.
+        let reader = socket.reader.take_if(|_| socket.send_error.is_some());
         self.settle(key);
-        self.wake(waker);
+        self.wake(writer);
+        self.wake(reader);
     }
 
     /// Sends of this turn that did not complete at once get a timer; there are none unless a peer

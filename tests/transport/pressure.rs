@@ -3,11 +3,13 @@
 use super::support::*;
 use boltmux::transport::buffer::Chunk;
 use boltmux::transport::driver::{Options, STUCK_AFTER};
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -252,6 +254,35 @@ fn a_failed_send_ends_the_connection_for_its_reader() {
         (told.map(|told| told.unwrap_err().raw_os_error()), driver.counters().over_budget)
     });
     assert_eq!(told, (Some(Some(libc::ENOBUFS)), 1));
+}
+
+/// A source that is not read any more, while its last receive is still armed.
+#[test]
+fn a_reset_is_seen_by_whoever_does_not_read() {
+    let (go, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let peer = server(move |stream| {
+        wait.lock().unwrap().recv().unwrap();
+        reset(stream);
+    });
+    let remote = Remote::start(Options::default());
+    let is_seen = remote.run(move |driver| async move {
+        let conn = driver.dial(peer).await.unwrap();
+        let is_silent = poll_fn(|cx| Poll::Ready(conn.poll_recv(cx).is_pending())).await;
+        assert!(is_silent, "armed, and nothing came");
+        driver.sleep(Duration::from_millis(20)).await;
+        go.send(()).unwrap();
+        let seen = async {
+            poll_fn(|cx| conn.poll_dead(cx)).await;
+            true
+        };
+        let late = async {
+            driver.sleep(Duration::from_secs(10)).await;
+            false
+        };
+        futures_lite::future::or(seen, late).await
+    });
+    assert!(is_seen);
 }
 
 /// Nothing happens on the shard but that a task lets its chunks go: that must be enough.
