@@ -21,8 +21,14 @@ const BACKLOG: i32 = 4096;
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Bytes that the peer's kernel has not acknowledged by then end the connection.
+/// Bytes that the server's kernel has not acknowledged by then end the connection: a server whose
+/// machine is gone is noticed soon. The kernel counts bytes for which a living server has no room,
+/// too (tcp(7), TCP_USER_TIMEOUT): one that does not read has `UNREAD_MAX`.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
+/// The same for peers that may take their time: clients that work slowly through a result, and
+/// servers with a send under way that they have no room for. So long Neo4j itself waits for a
+/// client that does not read (its outbound buffer throttle).
+pub const UNREAD_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The
 /// error is one line for the operator.
@@ -150,6 +156,7 @@ fn listen(address: SocketAddr, ipv6_only: bool) -> io::Result<TcpListener> {
     let socket = socket_for(address, ipv6_only)?;
     socket.set_reuse_port(true)?;
     set_options(&socket)?;
+    socket.set_tcp_user_timeout(Some(UNREAD_MAX))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -197,7 +204,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED_MAX));
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNREAD_MAX), "it may read late");
     }
 
     #[test]

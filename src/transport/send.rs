@@ -7,9 +7,10 @@
 //! in the same system call that submits them, for one completion more than there are such sends.
 
 use crate::transport::buffer::{Chunk, Pool};
+use crate::transport::listener;
 use crate::transport::receive::is_low;
 use crate::transport::ring::{self, Ring, SendFrame, Sending};
-use crate::transport::socket::{Key, Life, Operation, Socket, user_data};
+use crate::transport::socket::{Key, Life, Operation, Side, Socket, user_data};
 use crate::transport::state::{State, Timer, millis};
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
@@ -117,6 +118,16 @@ impl State {
         let socket = self.sockets.get(key).expect("it is sending");
         if let Some(old) = socket.stuck_timer.replace(timer) {
             self.wheel.cancel(old);
+        }
+    }
+
+    /// A server that does not read lives, as far as anybody knows: the kernel is told to wait.
+    pub fn wait_for_server(&mut self, key: Key) {
+        let stuck = self.sockets.get(key).filter(|socket| socket.in_flight > 0);
+        if let Some(socket) = stuck.filter(|socket| socket.side == Side::Dialed) {
+            // One that refuses has ended already.
+            let socket = socket2::SockRef::from(&socket.fd);
+            let _ = socket.set_tcp_user_timeout(Some(listener::UNREAD_MAX));
         }
     }
 

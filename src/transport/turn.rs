@@ -160,7 +160,10 @@ impl State {
         for timer in fired {
             match timer {
                 Timer::Wake(waker) => self.wake(Some(waker)),
-                Timer::StuckSend(key) => self.rescue(key),
+                Timer::StuckSend(key) => {
+                    self.wait_for_server(key);
+                    self.rescue(key);
+                }
                 Timer::Accept(number) => self.arm_accept(number),
             }
         }
@@ -174,9 +177,13 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::buffer::Pool;
+    use crate::transport::buffer::{Chunk, Pool};
+    use crate::transport::listener;
     use crate::transport::options::{Options, Planted};
     use crate::transport::ring::{Receive, Ring};
+    use crate::transport::socket::{Life, Side, Socket};
+    use bytes::Bytes;
+    use std::net::TcpListener;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -196,5 +203,42 @@ mod tests {
         let mut seen = state.ring.completions();
         seen.retain(Cqe::more);
         assert!(seen.is_empty() && !state.seen.tick, "{} more ticks", seen.len());
+    }
+
+    #[test]
+    fn a_server_that_does_not_read_is_waited_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = socket2::SockAddr::from(listener.local_addr().unwrap());
+        let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
+        let (mail, _other) = UnixStream::pair().unwrap();
+        let (ring, options) = (Ring::new().unwrap(), Options::default());
+        let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+        let fd = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None).unwrap();
+        listener::set_options(&fd).unwrap();
+        let socket = Socket::new(fd.into(), Side::Dialed, Life::Connecting);
+        let key = state.connect(socket, Box::new(address));
+        while state.sockets.get(key).unwrap().operations > 0 {
+            state.enter(true);
+        }
+        let patience = |state: &mut State| {
+            let socket = socket2::SockRef::from(&state.sockets.get(key).unwrap().fd);
+            socket.tcp_user_timeout().unwrap().unwrap()
+        };
+        state.wait_for_server(key);
+        assert!(patience(&mut state) < listener::UNREAD_MAX, "nothing waits for it");
+        // More than the largest buffers of both sockets (`tcp_wmem`, `tcp_rmem`).
+        let socket = state.sockets.get(key).unwrap();
+        socket.queue.push_back(Chunk::from(Bytes::from(vec![0; 32 << 20])));
+        socket.queued_bytes = 32 << 20;
+        state.touch(key);
+        state.flush();
+        while patience(&mut state) < listener::UNREAD_MAX {
+            state.enter(false);
+            state.advance_wheel();
+        }
+        state.abandon(key);
+        while state.sockets.get(key).is_some() {
+            state.enter(true);
+        }
     }
 }
