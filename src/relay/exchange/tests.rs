@@ -4,6 +4,7 @@ use super::*;
 use crate::backend::KnownServer;
 use crate::backend::approval::LoginOutcome;
 use crate::backend::identity::FingerprintKey;
+use crate::relay::reply;
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::wire::message::{
@@ -191,6 +192,23 @@ fn a_routing_table_is_rewritten_also_with_a_reset_behind_it() {
     let answer = world.server(&table.encode(V4_4));
     assert!(!answer.windows(10).any(|bytes| bytes == b"inner:7687"), "{answer:02X?}");
     assert_eq!(world.server(SUCCESS_EMPTY), SUCCESS_EMPTY);
+}
+
+/// The table of a ROUTE that is too long to be read is kept under no name, and not under that of one
+/// that failed before it.
+#[test]
+fn a_routing_table_is_kept_for_none_but_the_request_it_answers() {
+    let mut world = World::serving();
+    let named = |name: &str| encode_route(V4_4, &Routing::default(), Some(name), None);
+    world.client(&named("first"));
+    world.server(&reply::invalid("no such database").encode(V4_4));
+    assert_eq!(world.client(RESET), SUCCESS_EMPTY);
+    assert!(world.client(&named(&"x".repeat(REQUEST_HELD_MAX + 1))).is_empty());
+    let servers = vec![(Role::Read, vec!["inner:7687".to_owned()])];
+    let table = RoutingTable { ttl_seconds: 300, database: Some("other".into()), servers };
+    assert!(!world.server(&table.encode(V4_4)).is_empty());
+    let answer = world.client(&named("first"));
+    assert!(answer.is_empty() && world.notes.leases == 1, "not asked again: {answer:02X?}");
 }
 
 #[test]

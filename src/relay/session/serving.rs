@@ -77,6 +77,7 @@ impl Session {
 
     /// ROUTE: from the cache, or asked of the server on a connection of this identity.
     fn route(&mut self, request: Request<'_>, cx: Context<'_>) -> Decision {
+        self.route = None; // an earlier ROUTE may have failed, and this one has a key of its own
         let parsed = request.payload.map(|payload| Route::parse(self.version, payload));
         let (Some(Ok(route)), Some(identity)) = (parsed, &self.identity) else {
             return self.acquire(); // the server says what is wrong with it
