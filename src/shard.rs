@@ -7,7 +7,7 @@ use crate::backend::keeper::{Backend, BackendOptions};
 use crate::backend::peers::Peers;
 use crate::backend::permits::Permits;
 use crate::backend::pool::PoolOptions;
-use crate::config::settings::{Listen, PoolMode, Settings, TlsMode};
+use crate::config::settings::{BindHost, Listen, PoolMode, Settings, TlsMode};
 use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
@@ -174,6 +174,7 @@ fn doors(settings: &Settings) -> Vec<Rc<Door>> {
                 TlsMode::Required => DoorTls::Required,
             },
             balancers: listen.proxy_protocol.then(|| listen.proxy_networks.clone()),
+            is_unix: matches!(listen.bind.host, BindHost::Unix(_)),
             origins: match listen.websocket_origins.is_empty() {
                 true => Origins::Any,
                 false => Origins::Listed(listen.websocket_origins.clone()),

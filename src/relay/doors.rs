@@ -29,6 +29,7 @@ use bytes::Bytes;
 use ipnet::IpNet;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -49,6 +50,8 @@ pub struct Door {
     pub tls: TlsMode,
     /// Who says of its clients, in a PROXY header, where they come from; `None`: nobody.
     pub balancers: Option<Vec<IpNet>>,
+    /// A Unix socket: who comes through the file system was let in by its rights.
+    pub is_unix: bool,
     /// From which pages a WebSocket may be opened.
     pub origins: Origins,
     /// How often a client behind WebSocket is sent a Ping.
@@ -149,12 +152,9 @@ impl Entrance {
     /// Where a balancer stands in front it speaks first, and nobody else may.
     async fn hear_balancer(&mut self) -> Result<(), CloseReason> {
         let Some(balancers) = &self.door.balancers else { return Ok(()) };
-        // Who comes through the file system was let in by its rights.
-        if let Ok(peer) = self.stream().peer_address() {
-            let address = peer.ip().to_canonical();
-            if !balancers.iter().any(|network| network.contains(&address)) {
-                return Err(CloseReason::ProxyUntrusted);
-            }
+        let peer = self.stream().peer_address();
+        if !self.door.is_unix && !is_trusted(peer, balancers) {
+            return Err(CloseReason::ProxyUntrusted);
         }
         loop {
             match proxy_protocol::parse(&self.bytes) {
@@ -250,6 +250,14 @@ impl Entrance {
     }
 }
 
+/// Whether a peer's word is taken. One that has reset its connection has no address any more, but
+/// what it sent can still be read: it is nobody's word.
+fn is_trusted(peer: io::Result<SocketAddr>, balancers: &[IpNet]) -> bool {
+    let Ok(peer) = peer else { return false };
+    let address = peer.ip().to_canonical();
+    balancers.iter().any(|network| network.contains(&address))
+}
+
 /// Appends, and wipes what is left behind where that moves the bytes.
 fn append(bytes: &mut Zeroizing<Vec<u8>>, more: &[u8]) {
     let length = bytes.len() + more.len();
@@ -286,4 +294,20 @@ pub async fn close(stream: Stream, why: CloseReason) {
         _ => CloseCode::Normal,
     });
     stream.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_balancer_whose_address_is_known_is_trusted() {
+        let balancers = ["192.0.2.0/24".parse().unwrap()];
+        let peer = |text: &str| Ok(text.parse().unwrap());
+        assert!(is_trusted(peer("192.0.2.7:1"), &balancers));
+        assert!(is_trusted(peer("[::ffff:192.0.2.7]:1"), &balancers));
+        assert!(!is_trusted(peer("198.51.100.7:1"), &balancers));
+        let gone = io::Error::from_raw_os_error(libc::ENOTCONN);
+        assert!(!is_trusted(Err(gone), &balancers), "reset by now, and it may be anybody");
+    }
 }
