@@ -265,9 +265,10 @@ impl Serving {
             },
             None => true,
         };
-        // Without a lease nobody else waits until the answers have gone.
-        let can_answer =
-            stream.queued_bytes() < ANSWERS_BYTES_MAX || stream.poll_ready(cx).is_ready();
+        // Without a lease nobody else waits until the answers have gone. A short one costs ten
+        // times its bytes: not any number of them may wait.
+        let is_short = stream.queued_bytes() < ANSWERS_BYTES_MAX && stream.has_room();
+        let can_answer = is_short || stream.poll_ready(cx).is_ready();
         has_way && self.may_hold() && can_answer
     }
 
@@ -406,7 +407,7 @@ impl Serving {
             routes: &self.world.routes,
         };
         let outside = &mut self.outside;
-        let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, outside };
+        let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, own: Vec::new(), outside };
         body(&mut self.exchange, cx, &mut wires);
         wires.flush();
         let made = std::mem::take(&mut self.exchange.session.failures_made);

@@ -87,6 +87,11 @@ impl Stream {
         self.send(chunks);
     }
 
+    /// See `Conn::fail_send`.
+    pub(crate) fn fail_send(&self) {
+        forward_below!(self, stream => stream.fail_send())
+    }
+
     /// See `Conn::queued_bytes`.
     pub fn queued_bytes(&self) -> usize {
         forward_below!(self, stream => stream.queued_bytes())

@@ -198,6 +198,11 @@ impl TlsStream {
         self.flush(&mut inner, length + records * RECORD_OVERHEAD_MAX);
     }
 
+    /// See `Conn::fail_send`.
+    pub(crate) fn fail_send(&self) {
+        self.conn.fail_send()
+    }
+
     /// Of ciphertext; see `Conn::queued_bytes`.
     pub fn queued_bytes(&self) -> usize {
         self.conn.queued_bytes()

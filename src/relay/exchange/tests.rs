@@ -25,6 +25,10 @@ struct Notes {
     to_server: Vec<u8>,
     logins: Vec<Action>,
     leases: usize,
+    /// Whoever wants a lease has to wait.
+    is_scarce: bool,
+    /// Of our own.
+    answers: usize,
     released: Vec<Release>,
 }
 
@@ -39,9 +43,13 @@ impl Effects for Notes {
         self.to_client.extend_from_slice(&self.input[range]);
     }
     fn to_client_copied(&mut self, bytes: Bytes) {
+        self.answers += 1;
         self.to_client.extend_from_slice(&bytes);
     }
     fn acquire(&mut self, _: &Rc<Identity>) -> Leased {
+        if self.is_scarce {
+            return Leased::MustWait;
+        }
         self.leases += 1;
         Leased::Now
     }
@@ -192,6 +200,18 @@ fn a_routing_table_is_rewritten_also_with_a_reset_behind_it() {
     let answer = world.server(&table.encode(V4_4));
     assert!(!answer.windows(10).any(|bytes| bytes == b"inner:7687"), "{answer:02X?}");
     assert_eq!(world.server(SUCCESS_EMPTY), SUCCESS_EMPTY);
+}
+
+/// Each would cost ten times its bytes.
+#[test]
+fn very_many_held_requests_are_ignored_in_one_answer() {
+    const MANY: usize = 1000;
+    let mut world = World::serving();
+    world.notes.is_scarce = true;
+    world.client(&[run(), encode_pull(V4_4, -1).repeat(MANY)].concat());
+    world.notes.answers = 0;
+    assert_eq!(world.client(RESET), [&IGNORED.repeat(MANY + 1), SUCCESS_EMPTY].concat());
+    assert!(world.notes.answers <= 2, "{} answers", world.notes.answers);
 }
 
 /// The table of a ROUTE that is too long to be read is kept under no name, and not under that of one

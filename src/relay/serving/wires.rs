@@ -66,13 +66,41 @@ pub struct Wires<'a> {
     pub chunk: Option<&'a Chunk>,
     pub up: Range<usize>,
     pub down: Range<usize>,
+    /// Our own short answers that go on together: an event may make very many.
+    pub own: Vec<u8>,
     pub outside: &'a mut Outside,
 }
+
+/// A message of ours that is longer goes by itself.
+const JOINED_BYTES_MAX: usize = 1 << 10;
+/// So much of our own answers to one event is nobody's business; more counts for the shard's heap
+/// budget, as whatever else waits for a client.
+const UNCOUNTED_BYTES_MAX: usize = 4 << 10;
 
 impl Wires<'_> {
     pub fn flush(&mut self) {
         self.flush_up();
+        self.flush_own();
         self.flush_down();
+    }
+
+    fn flush_own(&mut self) {
+        let own = std::mem::take(&mut self.own);
+        if !own.is_empty() {
+            self.send_own(own.into());
+        }
+    }
+
+    /// Over the budget the client's connection fails: answers are missing.
+    fn send_own(&self, bytes: Bytes) {
+        let chunk = match bytes.len() <= UNCOUNTED_BYTES_MAX {
+            true => Some(Chunk::from(bytes)),
+            false => Chunk::on_budget(bytes.into(), &self.outside.world.driver.heap()),
+        };
+        match chunk {
+            Some(chunk) => self.stream.send([chunk]),
+            None => self.stream.fail_send(),
+        }
     }
 
     fn flush_up(&mut self) {
@@ -125,6 +153,7 @@ impl Effects for Wires<'_> {
         if self.down.end == range.start && !self.down.is_empty() {
             self.down.end = range.end;
         } else {
+            self.flush_own();
             self.flush_down();
             self.down = range;
         }
@@ -133,7 +162,11 @@ impl Effects for Wires<'_> {
     fn to_client_copied(&mut self, bytes: Bytes) {
         self.flush_down();
         self.outside.world.driver.note_copied(bytes.len());
-        self.stream.send([Chunk::from(bytes)]);
+        if bytes.len() <= JOINED_BYTES_MAX {
+            return self.own.extend_from_slice(&bytes);
+        }
+        self.flush_own();
+        self.send_own(bytes);
     }
 
     fn acquire(&mut self, identity: &Rc<Identity>) -> Leased {

@@ -128,8 +128,8 @@ impl Session {
             return;
         };
         self.actions.push_back(Action::DropHeld(before));
-        for _ in self.held.drain(..before) {
-            self.actions.push_back(Action::Answer(Bytes::from_static(IGNORED)));
+        if self.held.drain(..before).count() > 0 {
+            self.answer(IGNORED.repeat(before).into());
         }
     }
 

@@ -177,16 +177,20 @@ impl Session {
     }
 
     fn answer_here(&mut self) {
+        let mut answers = Vec::new(); // of very many requests perhaps
         while let Some(owed) = self.owed.front().filter(|owed| owed.due != Due::Server) {
             self.owed.pop();
             match owed.due {
                 Due::Success => {
                     self.next_failure = None;
                     self.work = Work::Idle;
-                    self.answer(Bytes::from_static(SUCCESS_EMPTY));
+                    answers.extend_from_slice(SUCCESS_EMPTY);
                 }
-                _ => self.answer(Bytes::from_static(IGNORED)),
+                _ => answers.extend_from_slice(IGNORED),
             }
+        }
+        if !answers.is_empty() {
+            self.answer(answers.into());
         }
     }
 
@@ -250,6 +254,7 @@ impl Session {
 
     /// The first unanswered request fails, the rest is IGNORED; the client's own RESET succeeds.
     fn answer_lost(&mut self) {
+        let mut answers = Vec::new();
         while let Some(owed) = self.owed.pop() {
             if owed.asker == Asker::Proxy {
                 continue;
@@ -257,16 +262,16 @@ impl Session {
             if owed.tag == tag::RESET {
                 self.next_failure = None;
                 self.work = Work::Idle;
-                self.answer(Bytes::from_static(SUCCESS_EMPTY));
+                answers.extend_from_slice(SUCCESS_EMPTY);
                 continue;
             }
             match self.next_failure.take() {
-                Some(failure) => {
-                    let bytes = self.encode(&failure);
-                    self.answer(bytes);
-                }
-                None => self.answer(Bytes::from_static(IGNORED)),
+                Some(failure) => answers.extend_from_slice(&self.encode(&failure)),
+                None => answers.extend_from_slice(IGNORED),
             }
+        }
+        if !answers.is_empty() {
+            self.answer(answers.into());
         }
     }
 }

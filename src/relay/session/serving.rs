@@ -183,7 +183,9 @@ impl Session {
                 if self.work == Work::Waiting {
                     self.actions.push_back(Action::Withdraw);
                 }
-                (0..held).for_each(|_| self.answer(Bytes::from_static(IGNORED)));
+                if held > 0 {
+                    self.answer(IGNORED.repeat(held).into());
+                }
                 self.work = Work::Idle;
                 self.next_failure = None;
                 self.answer(Bytes::from_static(SUCCESS_EMPTY));
