@@ -51,7 +51,7 @@ impl Conn {
     /// gets at most the rest of one credit more.
     pub fn poll_recv(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
         self.with(|socket| {
-            if let Some(chunk) = socket.received.pop_front() {
+            if let Some(chunk) = socket.take_received() {
                 return (Poll::Ready(Ok(Some(chunk))), false);
             }
             if let Some(end) = socket.end {
@@ -71,9 +71,9 @@ impl Conn {
     }
 
     /// What has come already, without asking for more: for a source whose peer is slow, so that its
-    /// bytes wait in the peer's queue, where a stuck send takes them off the ring's buffers.
+    /// bytes wait in the peer's queue.
     pub fn take_received(&self) -> Option<Chunk> {
-        self.with(|socket| (socket.received.pop_front(), false))
+        self.with(|socket| (socket.take_received(), false))
     }
 
     /// Queues bytes behind what is queued. They leave in this turn, gathered; see `poll_ready` for

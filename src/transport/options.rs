@@ -95,7 +95,7 @@ pub struct Counters {
     pub parked: u64,
     /// Receives cancelled because many small chunks waited for their task.
     pub stopped_receives: u64,
-    /// Stuck sends that went on from the heap.
+    /// Stuck sends, and bytes that nobody read, that went on from the heap.
     pub rescued: u64,
     /// Accepting stopped for a moment: out of descriptors or memory.
     pub accept_pauses: u64,

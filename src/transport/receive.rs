@@ -4,7 +4,7 @@
 //! asking is the back-pressure. Invariant: a socket is `Parked` exactly while its key waits in
 //! `parked`.
 
-use crate::transport::buffer::{Pool, enqueue};
+use crate::transport::buffer::{Chunk, Pool, enqueue};
 use crate::transport::ring::{Cqe, Receive, Ring};
 use crate::transport::socket::{Key, Operation, Receiving, Socket, user_data};
 use crate::transport::state::State;
@@ -24,6 +24,11 @@ pub const PRESSED_BYTES: u32 = 64 << 10;
 pub type Parked = VecDeque<Key>;
 
 impl Socket {
+    pub fn take_received(&mut self) -> Option<Chunk> {
+        self.is_unread = false;
+        self.received.pop_front()
+    }
+
     pub fn may_receive(&self) -> bool {
         self.wants_bytes && self.receiving == Receiving::Off && self.end.is_none()
     }
@@ -119,6 +124,26 @@ impl State {
             self.counters.parked += 1;
             socket.receiving = Receiving::Parked;
             self.parked[side].push_back(key);
+        }
+    }
+
+    /// Moves what came and was not read for a tick out of the ring's buffers: others need them, and
+    /// a short message keeps a whole one. Over budget the connection fails.
+    pub fn copy_unread(&mut self, key: Key) {
+        let Some(socket) = self.sockets.get(key) else { return };
+        let Some(first) = socket.received.iter().position(Chunk::is_on_ring) else { return };
+        if !std::mem::replace(&mut socket.is_unread, true) {
+            return;
+        }
+        let mut unread = socket.received.split_off(first);
+        let length = unread.iter().map(|chunk| chunk.len()).sum();
+        match Chunk::copied(&mut unread.drain(..), length, &self.heap) {
+            Some(chunk) => {
+                socket.received.push_back(chunk);
+                self.counters.rescued += 1;
+                self.counters.copied_bytes += length as u64;
+            }
+            None => self.fail(key),
         }
     }
 

@@ -6,14 +6,13 @@
 //! Small sends do not wait in the kernel: they complete as they are submitted, so the pump sleeps
 //! in the same system call that submits them, for one completion more than there are such sends.
 
-use crate::transport::buffer::{Chunk, Pool};
+use crate::transport::buffer::Chunk;
 use crate::transport::listener;
 use crate::transport::receive::is_low;
 use crate::transport::ring::{self, Ring, SendFrame, Sending};
 use crate::transport::socket::{Key, Life, Operation, Side, Socket, user_data};
 use crate::transport::state::{State, Timer, millis};
 use std::os::fd::AsRawFd;
-use std::rc::Rc;
 use std::time::Duration;
 
 /// A send that has not ended by then gives its ring buffers back and goes on from the heap. Longer
@@ -148,15 +147,21 @@ impl State {
         self.arm_stuck_timer(key);
     }
 
-    /// Once per tick: does not wait for the timers while a pool is low.
+    /// Once per tick: does not wait for the timers while a pool is low, nor for those who do not
+    /// read.
     pub fn rescue_if_low(&mut self) {
-        let is_low = |pool: &Rc<Pool>| is_low(pool);
-        if self.sends.watched == 0 || !self.pools.iter().any(is_low) {
+        let is_low = self.pools.each_ref().map(|pool| is_low(pool));
+        if is_low == [false; 2] {
             return;
         }
         let keys: Vec<Key> = self.sockets.keys().collect();
         for key in keys {
-            if self.sockets.get(key).is_some_and(|socket| socket.stuck_timer.is_some()) {
+            let Some(socket) = self.sockets.get(key) else { continue };
+            let (is_stuck, side) = (socket.stuck_timer.is_some(), socket.side);
+            if is_low[side as usize] {
+                self.copy_unread(key);
+            }
+            if is_stuck {
                 self.rescue(key);
             }
         }
@@ -183,8 +188,11 @@ impl State {
     /// Ends a connection of which bytes could not be kept: whoever reads or writes it is told. What
     /// came until now can be read; nothing is sent or taken in any more.
     pub fn fail(&mut self, key: Key) {
-        self.counters.over_budget += 1;
         let Some(socket) = self.sockets.get(key) else { return };
+        if socket.end == Some(Err(libc::ENOBUFS)) {
+            return; // it is told already
+        }
+        self.counters.over_budget += 1;
         socket.send_error.get_or_insert(libc::ENOBUFS);
         socket.end = Some(Err(libc::ENOBUFS)); // also where the peer has ended: bytes are missing
         socket.drop_queued();

@@ -89,6 +89,8 @@ pub struct Socket {
     pub receiving: Receiving,
     pub wants_bytes: bool,
     pub received: VecDeque<Chunk>,
+    /// Some of `received` was there at the last tick, and nothing has been taken since.
+    pub is_unread: bool,
     /// `Ok` is end-of-file; no receive is armed after either.
     pub end: Option<Result<(), i32>>,
     pub reader: Option<Waker>,
@@ -124,6 +126,7 @@ impl Socket {
             receiving: Receiving::Off,
             wants_bytes: false,
             received: VecDeque::new(),
+            is_unread: false,
             end: None,
             reader: None,
             queue: VecDeque::new(),

@@ -316,6 +316,52 @@ fn a_parked_receive_goes_on_when_buffers_come_back() {
     assert!(waited < Duration::from_millis(500));
 }
 
+/// Four short messages, each in a buffer of its own, that nobody takes; then whether somebody else
+/// gets bytes, and what the first connection says.
+fn others_beside_one_that_is_not_read(heap_bytes_max: usize) -> (Vec<u8>, Option<i32>) {
+    let unread = server(|mut stream| {
+        stream.set_nodelay(true).unwrap();
+        for _ in 0..4 {
+            stream.write_all(b"short").unwrap();
+            thread::sleep(Duration::from_millis(20));
+        }
+        let _ = stream.read(&mut [0]);
+    });
+    let other = server(|mut stream| {
+        stream.write_all(b"other").unwrap();
+        let _ = stream.read(&mut [0]);
+    });
+    let remote = Remote::start(Options { buffers: [4, 4], heap_bytes_max, ..Options::default() });
+    remote.run(move |driver| async move {
+        let conn = driver.dial(unread).await.unwrap();
+        while driver.counters().lent_max[1] < 4 {
+            driver.sleep(Duration::from_millis(1)).await;
+        }
+        let other = driver.dial(other).await.unwrap();
+        let late = async {
+            driver.sleep(Duration::from_secs(10)).await;
+            Ok(None)
+        };
+        let heard = futures_lite::future::or(other.recv(), late).await.unwrap();
+        assert_eq!(&*heard.expect("bytes, not only silence"), b"other");
+        let mut all = Vec::new();
+        loop {
+            match poll_fn(|cx| Poll::Ready(conn.poll_recv(cx))).await {
+                Poll::Ready(Ok(Some(chunk))) => all.extend_from_slice(&chunk),
+                Poll::Ready(Ok(None)) => panic!("it has not ended"),
+                Poll::Ready(Err(error)) => return (all, error.raw_os_error()),
+                Poll::Pending => return (all, None),
+            }
+        }
+    })
+}
+
+#[test]
+fn who_is_not_read_keeps_no_buffers_from_others() {
+    assert_eq!(others_beside_one_that_is_not_read(1000), (b"short".repeat(4), None));
+    assert_eq!(others_beside_one_that_is_not_read(3), (vec![], Some(libc::ENOBUFS)));
+}
+
 /// Small messages into a socket that is full: what found no room waits its turn, and nobody else
 /// waits for it.
 #[test]
