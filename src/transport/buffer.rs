@@ -36,8 +36,9 @@ pub struct Pool {
     entries: u16,
     buffer_bytes: u32,
     tail: Cell<u16>,
-    /// How many chunks hold each buffer; 0 while it is in the ring.
-    holders: Box<[Cell<u16>]>,
+    /// How many chunks hold each buffer; 0 while it is in the ring. A buffer of 1 MiB has room for
+    /// more than 65,535 of them.
+    holders: Box<[Cell<u32>]>,
     /// Where in the ring each buffer was last put. With the entries themselves this is the mirror
     /// of the ring's order: a bundle continues with the *next entry*, not with the next id.
     positions: Box<[Cell<u16>]>,
@@ -461,6 +462,22 @@ mod tests {
         let mut fixed = Chunk::from_static(b"abcd");
         assert_eq!(fixed.edit(upper), (4, 4));
         assert_eq!((&*fixed, ring.lent(), budget.bytes_held()), (&b"ABCD"[..], 0, 0));
+    }
+
+    #[test]
+    fn a_large_buffer_may_have_very_many_holders() {
+        const BYTES: u32 = 70_000;
+        let pool = Pool::new(1, BYTES, Planted::Nothing).unwrap();
+        let mut chunks = Vec::new();
+        pool.lend(pool.id_at(0), BYTES, |chunk| chunks.push(chunk));
+        for at in 0..BYTES as usize {
+            let slice = chunks[0].slice(at..at + 1);
+            chunks.push(slice);
+        }
+        chunks.truncate(1);
+        assert_eq!((pool.lent(), chunks[0].len()), (1, BYTES as usize));
+        drop(chunks);
+        assert_eq!(pool.lent(), 0);
     }
 
     #[test]
