@@ -200,6 +200,9 @@ impl Serving {
                 Poll::Ready(Ok(Some(chunk))) => {
                     moved += chunk.len();
                     self.server_chunk(chunk, stream);
+                    if self.exchange.session.is_idle() {
+                        self.progress_at = self.world.driver.now(); // idle from now on
+                    }
                 }
                 Poll::Ready(_) => self.server_lost(Discard::ServerClosed, stream),
             }
