@@ -143,6 +143,8 @@ struct Key {
     paused_until: Duration,
     /// The server's refusal; ends with the next accepted login.
     refused: Option<Box<Failure>>,
+    /// When that was.
+    refused_at: Duration,
     /// When the server last accepted these credentials, as far as this shard knows.
     approved_at: Option<Duration>,
 }
@@ -429,16 +431,21 @@ impl Pool {
     ) -> bool {
         let key = self.by_fingerprint.get(&fingerprint).copied();
         if let Some(key) = key {
+            self.now = now;
             self.refuse_key(key, &failure, false);
             self.balance(now);
         }
         key.is_some()
     }
 
-    /// A login of these credentials has succeeded at the time `at`, here or in another shard.
+    /// A login of these credentials has succeeded at the time `at`, here or in another shard. One
+    /// from before a refusal says nothing.
     pub fn forgive(&mut self, identity: &Rc<Identity>, at: Duration) {
         let key = self.key(identity);
         let entry = &mut self.keys[key as usize];
+        if entry.refused.is_some() && at < entry.refused_at {
+            return;
+        }
         (entry.refused, entry.approved_at) = (None, entry.approved_at.max(Some(at)));
     }
 

@@ -367,6 +367,7 @@ impl Pool {
             held: 0,
             paused_until: Duration::ZERO,
             refused: None,
+            refused_at: Duration::ZERO,
             approved_at: None,
         }) as u32;
         self.by_fingerprint.insert(identity.fingerprint, key);

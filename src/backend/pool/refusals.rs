@@ -140,6 +140,7 @@ impl Pool {
         let idle: Vec<ServerId> = idle.iter().copied().collect();
         let entry = &mut self.keys[key as usize];
         (entry.refused, entry.approved_at) = (Some(Box::new(failure.clone())), None);
+        entry.refused_at = self.now;
         for ticket in waiting {
             self.refuse(ticket, Refusal::Server(Box::new(failure.clone())));
         }

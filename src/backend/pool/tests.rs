@@ -90,6 +90,23 @@ fn revoking_leaves_a_fresh_login_in_line() {
 }
 
 #[test]
+fn an_approval_from_before_a_refusal_says_nothing() {
+    let mut pool = pool(0, &Arc::new(Permits::new(1)));
+    let alice = identity("alice");
+    pool.acquire(&alice, Want::Lease, NOW);
+    let refused = failure("Neo.ClientError.Security.Unauthorized");
+    pool.revoke(alice.fingerprint, refused, NOW);
+    let is_refused = |pool: &mut Pool| {
+        let acquired = pool.acquire(&alice, Want::Lease, NOW);
+        matches!(acquired, Acquired::Refused(Refusal::Server(_)))
+    };
+    pool.forgive(&alice, NOW - Duration::from_secs(1));
+    assert!(is_refused(&mut pool));
+    pool.forgive(&alice, NOW);
+    assert!(!is_refused(&mut pool));
+}
+
+#[test]
 fn a_bell_that_rang_while_all_was_in_use_is_heard_later() {
     let permits = Arc::new(Permits::new(2));
     let (mut here, mut there) = (pool(0, &permits), pool(1, &permits));
