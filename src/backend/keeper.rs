@@ -335,7 +335,7 @@ impl Backend {
             Err(DialError::Failed(failure)) => failure,
         };
         self.discarded.borrow_mut()[Discard::DialFailed as usize] += 1;
-        if let DialFailure::Unreachable(text) = &failure {
+        if let DialFailure::Unreachable(text) | DialFailure::Slow(text) = &failure {
             tracing::debug!("dial to {} failed: {}", target.name, shown(text));
         }
         let refused = failure.about_credentials();

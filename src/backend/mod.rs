@@ -22,7 +22,7 @@ use crate::wire::version::Version;
 pub enum Refusal {
     /// `pool.acquisition_timeout` passed.
     TimedOut,
-    /// The server cannot be reached; the text says what happened.
+    /// The server cannot be reached; the text says what happened, for the log.
     Unreachable(String),
     /// The server refused the login with this FAILURE.
     Server(Box<Failure>),

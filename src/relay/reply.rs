@@ -14,9 +14,8 @@ pub fn refused(refusal: &Refusal) -> Failure {
         Refusal::TimedOut => {
             exhausted("no server connection became free within pool.acquisition_timeout".into())
         }
-        Refusal::Unreachable(text) => {
-            exhausted(format!("the server cannot be reached ({text}); try again").into())
-        }
+        // What happened names addresses that are nobody's business; the log has it.
+        Refusal::Unreachable(_) => exhausted("the server cannot be reached; try again".into()),
         Refusal::Server(failure) => Failure::clone(failure),
         Refusal::Expired => Failure::new(
             "Neo.ClientError.Security.CredentialsExpired",
@@ -115,4 +114,16 @@ pub fn invalid(message: impl Into<Cow<'static, str>>) -> Failure {
 
 fn describe(condition: &'static str) -> Cow<'static, str> {
     format!("error: {condition}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_are_not_told_where_the_server_is() {
+        let refusal = Refusal::Unreachable("10.0.0.7:7687: connection refused".into());
+        let failure = refused(&refusal);
+        assert!(!failure.message.contains("10.0.0.7"), "{}", failure.message);
+    }
 }
