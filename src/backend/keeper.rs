@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+mod checkout;
 mod logins;
 mod reauth;
 mod sharing;
@@ -37,10 +38,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often messages that found another shard's ring full are tried again: a busy shard empties
 /// its ring once per tick.
 const FLUSH_EVERY: Duration = TICK;
-
-/// What the ring has told is believed for so long; then a checkout looks again, so that a server
-/// that has ended is seen before the first byte. A busy shard looks much more often by itself.
-const STALE_AFTER: Duration = Duration::from_millis(1);
 
 /// What the shell needs to know.
 #[derive(Clone, Debug)]
@@ -73,7 +70,7 @@ pub struct Backend {
     keeper: RefCell<Option<Waker>>,
     keeper_due: Cell<Duration>,
     is_noticed: Cell<bool>,
-    caught_up_at: Cell<Duration>,
+    looked: checkout::Looked,
     /// What the relay has to forget; asked for with every event of a client.
     revoked: RefCell<Vec<Fingerprint>>,
 }
@@ -104,7 +101,7 @@ impl Backend {
             keeper: RefCell::new(None),
             keeper_due: Cell::new(Duration::ZERO),
             is_noticed: Cell::new(false),
-            caught_up_at: Cell::new(Duration::ZERO),
+            looked: checkout::Looked::default(),
             revoked: RefCell::default(),
         });
         driver.spawn(keep(backend.clone()));
@@ -170,21 +167,6 @@ impl Backend {
             self.carry_out();
             return result;
         }
-    }
-
-    /// An idle connection, if it is still quiet.
-    fn check_out(self: &Rc<Self>, id: ServerId) -> Option<Lease> {
-        let now = self.now();
-        if now.saturating_sub(self.caught_up_at.replace(now)) > STALE_AFTER {
-            self.driver.catch_up();
-        }
-        let conn = self.conns.borrow_mut().remove(&id)?;
-        if conn.is_quiet() {
-            return Some(Lease::new(self.clone(), id, conn));
-        }
-        let why = if conn.has_ended() { Discard::ServerClosed } else { Discard::Unread };
-        self.discard(id, conn, why);
-        None
     }
 
     /// Waits for the lease that `acquire` gave a ticket for.
@@ -360,29 +342,6 @@ impl Backend {
             // One client's version says nothing of the others.
             versions: known.as_ref().map_or_else(Vec::new, |known| known.versions.clone()),
         }));
-    }
-
-    fn grant(self: &Rc<Self>, ticket: Ticket, id: ServerId) {
-        let Some(lease) = self.check_out(id) else {
-            // Nothing was sent on it: whoever waits for it waits for the next one.
-            let now = self.now();
-            self.pool.borrow_mut().close(id, Discard::ServerClosed);
-            let is_waiting = self.waiting.borrow().contains_key(&ticket);
-            if is_waiting {
-                self.pool.borrow_mut().grant_lost(id, now);
-            }
-            return;
-        };
-        let mut waiting = self.waiting.borrow_mut();
-        let Some(slot) = waiting.get_mut(&ticket) else {
-            drop(waiting); // whoever gets the connection now is woken through it
-            return lease.check_in();
-        };
-        slot.result = Some(Ok(lease));
-        if let Some(waker) = slot.waker.take() {
-            self.driver.note_wake();
-            waker.wake();
-        }
     }
 
     fn refuse(self: &Rc<Self>, ticket: Ticket, refusal: Refusal) {
