@@ -1,7 +1,7 @@
 //! Deadlines, pure: a hashed wheel. Inserting and cancelling cost O(1); time is a tick number.
 
-/// A power of two; with 5 ms per tick one turn is 2.5 s, so most deadlines are met in their first
-/// turn.
+/// A power of two. The wheel's ticks are milliseconds, so one turn is half a second: stuck sends
+/// and short pauses are met in their first turn, longer deadlines are looked at once per turn.
 const BUCKETS: usize = 512;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
