@@ -40,7 +40,10 @@ pub struct ShardCounters {
     pub relayed_bytes: u64,
     /// Bytes of those that were copied in user space.
     pub copied_bytes: u64,
+    /// Bytes on the budget of `limits.heap_bytes` now.
     pub heap_bytes: u64,
+    /// Receive buffers in which requests wait now.
+    pub buffers_kept: u64,
     pub accept_pauses: u64,
     pub over_budget: u64,
     pub enters: u64,

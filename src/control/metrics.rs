@@ -168,8 +168,11 @@ impl Collector for Scrape {
             counter(&mut encoder, name, help, [([], self.sum(*field))])?;
         }
         let heap = [([], self.sum(|c| c.heap_bytes))];
-        let help = "Bytes held now outside the buffers of the rings";
+        let help = "Bytes held now for clients that wait or are slow";
         gauge(&mut encoder, "heap_bytes", help, heap)?;
+        let kept = [([], self.sum(|c| c.buffers_kept))];
+        let help = "Receive buffers in which requests wait now";
+        gauge(&mut encoder, "buffers_kept", help, kept)?;
         self.clients(&mut encoder)?;
         self.tls(&mut encoder)?;
         self.servers(&mut encoder)

@@ -73,6 +73,8 @@ pub struct World {
     pub serial: Cell<u64>,
     /// Clients that bytes are held for, and how many.
     pub holders: RefCell<HashMap<u64, usize>>,
+    /// Clients whose requests wait in the buffer they came in.
+    pub kept: Cell<usize>,
     /// Who is to be closed because the shard holds too much.
     pub condemned: Cell<Option<u64>>,
     /// What new clients are encrypted with, by listener, in the settings' order.
@@ -136,6 +138,12 @@ impl World {
             self.driver.wake_readers();
         }
         Some(largest)
+    }
+
+    /// Counts a client that begins or ends to keep a buffer from its ring.
+    pub fn note_kept(&self, is_kept: bool) {
+        let kept = self.kept.get();
+        self.kept.set(if is_kept { kept + 1 } else { kept - 1 });
     }
 
     /// Whether this client is the one to be closed for what it holds.

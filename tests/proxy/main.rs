@@ -27,4 +27,5 @@ mod storm;
 mod tls;
 mod value;
 mod versions;
+mod waiting;
 mod websocket;

@@ -121,6 +121,21 @@ impl Effects for Wires<'_> {
         }
     }
 
+    /// Only buffers of the ring: bytes of TLS have been copied already, and the whole of what was
+    /// decrypted at once would stay for a part of it.
+    fn keep(&mut self, range: Range<usize>) -> Option<Chunk> {
+        let world = &self.outside.world;
+        let chunk = self.chunk.filter(|chunk| chunk.is_on_ring())?;
+        world.driver.may_keep(world.kept.get()).then(|| chunk.slice(range))
+    }
+
+    fn to_server_kept(&mut self, chunk: Chunk) {
+        self.flush_up();
+        if let Some(lease) = &self.outside.lease {
+            lease.conn().send([chunk]);
+        }
+    }
+
     fn to_client(&mut self, range: Range<usize>) {
         if self.down.end == range.start && !self.down.is_empty() {
             self.down.end = range.end;
