@@ -152,6 +152,7 @@ fn make_world(
         fingerprints,
         counters: RefCell::default(),
         clients: cells.clients,
+        told: Cell::new(0),
         health: RefCell::new(Health { version: env!("CARGO_PKG_VERSION"), ..Health::default() }),
         is_draining: Cell::new(false),
         is_over: Cell::new(false),

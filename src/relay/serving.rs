@@ -8,7 +8,7 @@ use crate::backend::{Discard, KnownServer, Refusal};
 use crate::relay::close::CloseReason;
 use crate::relay::exchange::Exchange;
 use crate::relay::serving::wires::{Outside, Wires};
-use crate::relay::session::{Context as SessionContext, Session};
+use crate::relay::session::{Context as SessionContext, Refused, Session};
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::Sleep;
@@ -54,11 +54,11 @@ impl Serving {
         version: Version,
         is_manifest: bool,
         login_by: Duration,
-        present: &Present,
+        refused: Option<Box<Refused>>,
     ) -> Serving {
         let client = world.next_serial();
         let mut session = Session::new(version, is_manifest, client);
-        session.refuses_clients = present.is_too_many;
+        session.refused = refused;
         Serving {
             world: world.clone(),
             exchange: Exchange::new(session),

@@ -54,6 +54,10 @@ pub struct ClientCounters {
     pub failures_made: u64,
 }
 
+/// Session mode: clients of one shard that are told at a time why they are not served. They are let
+/// through the handshake for that; whoever comes beyond is closed without a word.
+const TOLD_MAX: u32 = 32;
+
 /// See the module.
 pub struct World {
     pub driver: Rc<Driver>,
@@ -66,6 +70,8 @@ pub struct World {
     pub counters: RefCell<ClientCounters>,
     /// Clients of the whole process; written at accept and close.
     pub clients: Arc<AtomicU32>,
+    /// Clients that are told why they are not served.
+    pub told: Cell<u32>,
     pub health: RefCell<Health>,
     pub is_draining: Cell<bool>,
     /// Draining has taken long enough.
@@ -172,6 +178,9 @@ impl World {
 pub struct Present {
     world: Rc<World>,
     is_serving: Cell<bool>,
+    /// Whether it counts for `limits.clients`: one that is not served does not.
+    is_counted: Cell<bool>,
+    is_told: Cell<bool>,
     pub is_too_many: bool,
 }
 
@@ -180,8 +189,29 @@ impl Present {
         let count = world.clients.fetch_add(1, Ordering::Relaxed);
         let mut counters = world.counters.borrow_mut();
         (counters.accepted, counters.logging_in) = (counters.accepted + 1, counters.logging_in + 1);
-        let is_too_many = count >= world.options.clients_max;
-        Present { world: world.clone(), is_serving: Cell::new(false), is_too_many }
+        let present = Present {
+            world: world.clone(),
+            is_serving: Cell::new(false),
+            is_counted: Cell::new(true),
+            is_told: Cell::new(false),
+            is_too_many: count >= world.options.clients_max,
+        };
+        if present.is_too_many {
+            present.uncount();
+        }
+        present
+    }
+
+    /// Makes room to tell it why it is not served; false if there is none.
+    pub fn tell(&self) -> bool {
+        let told = self.world.told.get();
+        if told >= TOLD_MAX {
+            return false;
+        }
+        self.uncount();
+        self.is_told.set(true);
+        self.world.told.set(told + 1);
+        true
     }
 
     /// The login is done.
@@ -196,11 +226,20 @@ impl Present {
     pub fn close(&self, why: CloseReason) {
         self.world.counters.borrow_mut().closed[why as usize] += 1;
     }
+
+    fn uncount(&self) {
+        if self.is_counted.replace(false) {
+            self.world.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.world.clients.fetch_sub(1, Ordering::Relaxed);
+        self.uncount();
+        if self.is_told.get() {
+            self.world.told.set(self.world.told.get() - 1);
+        }
         let mut counters = self.world.counters.borrow_mut();
         match self.is_serving.get() {
             true => counters.serving -= 1,
