@@ -1,5 +1,6 @@
 """The programs of a comparison: server, proxies, load generator. Started here, ended here."""
 
+import copy
 import json
 import os
 import random
@@ -186,6 +187,12 @@ class Contender:
         # Where boltmux tells its metrics.
         self.admin = None
         self.scheme = "bolt"
+
+    def over(self, scheme, name):
+        """The same program asked in another way, under another name."""
+        other = copy.copy(self)
+        other.scheme, other.name = scheme, name
+        return other
 
     def metric(self, name):
         """The sum of all lines of a metric, whatever their labels."""
