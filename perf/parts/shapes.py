@@ -259,7 +259,7 @@ def steady(plan):
     """Allocations per message in memory, and the share of relayed bytes that were copied."""
     part = Part("steady")
     rows = []
-    for path in programs.bench_programs(["wire", "relay"]):
+    for path in programs.bench_programs(programs.BENCHES):
         done = subprocess.run([path], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         # A case: its name, then "N allocations for M messages".
         for line in done.stdout.splitlines():
@@ -308,7 +308,7 @@ def of(function, *values):
 
 
 # By name, in the order of a whole record. What is done once was timed: the logins of *idle* are
-# made one by one, its rest is silence; *clients* connects 8,000; *steady* builds and runs benches.
+# made one by one, its rest is silence; *clients* connects 8,000; *steady* runs the benches.
 PARTS = {
     **{f"auto-{clients}": Planned(of(auto, clients), auto.__doc__, 4)
        for clients in AUTO_CPU_GOALS},
@@ -320,5 +320,5 @@ PARTS = {
     "clients": Planned(growth, growth.__doc__, 3 * len(GROWTH_CLIENTS), GROWTH_ROUNDS, 40),
     "cores": Planned(cores, cores.__doc__, 2 * len(shard_counts(len(machine.allowed_cpus()))),
                      CORES_ROUNDS),
-    "steady": Planned(steady, steady.__doc__, 6, 1, 60),
+    "steady": Planned(steady, steady.__doc__, 6, 1, 15),
 }
