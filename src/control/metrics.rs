@@ -12,6 +12,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use std::borrow::Cow;
 use std::fmt;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -206,7 +207,7 @@ fn family<'a, const N: usize, M: EncodeMetric>(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, metric(0).metric_type())?;
     for (labels, value) in samples {
-        let metric = metric(value);
+        let (labels, metric) = (labels.map(|(name, value)| (name, escaped(value))), metric(value));
         if N == 0 {
             // Braces around no label would be no OpenMetrics.
             return metric.encode(family);
@@ -214,4 +215,32 @@ fn family<'a, const N: usize, M: EncodeMetric>(
         metric.encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+/// As OpenMetrics has it in label values; the encoder writes them as they are, and names in
+/// certificates may be anything.
+fn escaped(value: &str) -> Cow<'_, str> {
+    if !value.contains(['\\', '"', '\n']) {
+        return value.into();
+    }
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_certificates_are_escaped() {
+        let names = "Acme \"Prod\" \\ db\nnext".to_owned();
+        let certificates = vec![(names, 7), ("plain".into(), 8)];
+        let certificates = Status { certificates, ..Status::default() };
+        let text = render(Scrape { certificates, ..Scrape::default() }).unwrap();
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("boltmux_certificate_expiry")).collect();
+        let name = "boltmux_certificate_expiry_seconds";
+        let escaped = r#"{names="Acme \"Prod\" \\ db\nnext"} 7"#;
+        let expected = [format!("{name}{escaped}"), format!("{name}{{names=\"plain\"}} 8")];
+        assert_eq!(lines, expected, "{text}");
+    }
 }

@@ -17,6 +17,7 @@ mod frames;
 mod http;
 mod idle_memory;
 mod program;
+mod renewals;
 mod script;
 mod scripts;
 mod session_mode;
