@@ -112,7 +112,8 @@ fn start_proxy(server: &Server, pem: &str) -> (Child, String) {
     let mut proxy = proxy.env_clear().stderr(Stdio::piped()).spawn().expect("boltmux starts");
     let mut line = String::new();
     let stderr = proxy.stderr.as_mut().expect("it is piped");
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut line).unwrap();
+    let mut lines = std::io::BufReader::new(stderr);
+    std::io::BufRead::read_line(&mut lines, &mut line).expect("it says where it listens");
     let address = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}")).to_owned();
     (proxy, address)
 }
