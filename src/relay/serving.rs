@@ -389,7 +389,7 @@ impl Serving {
     fn note_kept(&mut self) {
         let is_kept = self.exchange.is_keeping();
         if is_kept != self.kept_since.is_some() {
-            self.kept_since = is_kept.then(|| self.world.driver.now());
+            self.kept_since = is_kept.then_some(self.progress_at); // it came just now
             self.world.note_kept(is_kept);
         }
     }
@@ -434,7 +434,7 @@ impl Serving {
             routes: &self.world.routes,
         };
         let outside = &mut self.outside;
-        let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, outside };
+        let mut wires = Wires { stream, chunk, kept: None, up: 0..0, down: 0..0, outside };
         body(&mut self.exchange, cx, &mut wires);
         wires.flush();
         let made = std::mem::take(&mut self.exchange.session.failures_made);

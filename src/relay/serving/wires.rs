@@ -60,10 +60,12 @@ impl Outside {
     }
 }
 
-/// Both sides' sockets, and ranges of the present chunk that go on together.
+/// Both sides' sockets, what has waited, and ranges of the present chunk that go on together.
 pub struct Wires<'a> {
     pub stream: &'a Stream,
     pub chunk: Option<&'a Chunk>,
+    /// Requests that lie behind each other go on as one piece, however many they are.
+    pub kept: Option<Chunk>,
     pub up: Range<usize>,
     pub down: Range<usize>,
     pub outside: &'a mut Outside,
@@ -76,6 +78,9 @@ impl Wires<'_> {
     }
 
     fn flush_up(&mut self) {
+        if let (Some(kept), Some(lease)) = (self.kept.take(), &self.outside.lease) {
+            lease.conn().send([kept]);
+        }
         let range = std::mem::take(&mut self.up);
         if let (Some(chunk), Some(lease)) = (self.chunk, &self.outside.lease)
             && !range.is_empty()
@@ -130,9 +135,9 @@ impl Effects for Wires<'_> {
     }
 
     fn to_server_kept(&mut self, chunk: Chunk) {
-        self.flush_up();
-        if let Some(lease) = &self.outside.lease {
-            lease.conn().send([chunk]);
+        if !self.kept.as_mut().is_some_and(|kept| kept.try_join(&chunk)) {
+            self.flush_up();
+            self.kept = Some(chunk);
         }
     }
 
