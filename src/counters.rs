@@ -11,6 +11,9 @@ pub struct ShardCounters {
     /// Clients connected now: before the end of login, and serving.
     pub clients_logging_in: u64,
     pub clients_serving: u64,
+    /// Clients whose handshake has come, by `Layers`: connected now, and since start.
+    pub clients_by_layers: Tally<4>,
+    pub entered: Tally<4>,
     /// Clients that wait for a server connection now.
     pub clients_waiting: u64,
     /// Closed clients by `CloseReason`.

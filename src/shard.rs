@@ -307,6 +307,8 @@ fn report(world: &World) -> ShardCounters {
         accepted: clients.accepted,
         clients_logging_in: clients.logging_in,
         clients_serving: clients.serving,
+        clients_by_layers: clients.entered_now,
+        entered: clients.entered,
         clients_waiting: pool.waiters() as u64,
         closed: clients.closed,
         discarded: world.backend.discarded(),

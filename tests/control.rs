@@ -732,6 +732,8 @@ fn counts(base: u64) -> ShardCounters {
         over_budget: base + 24,
         enters: base + 25,
         servers_turned_over: base + 26,
+        clients_by_layers: [base + 33, base + 34, base + 35, base + 36],
+        entered: [base + 37, base + 38, base + 39, base + 40],
         tls_handshakes: [[base + 27, base + 28, base + 29], [base + 30, base + 31, base + 32]],
     }
 }
@@ -780,6 +782,10 @@ fn metrics_are_the_sums_over_the_shards() {
         ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"full\"}".into(), 27),
         ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"failed\"}".into(), 29),
         ("boltmux_tls_handshakes_total{peer=\"server\",outcome=\"resumed\"}".into(), 31),
+        ("boltmux_clients{transport=\"bolt\"}".into(), 33),
+        ("boltmux_clients{transport=\"wss\"}".into(), 36),
+        ("boltmux_clients_entered_total{transport=\"tls\"}".into(), 38),
+        ("boltmux_clients_entered_total{transport=\"websocket\"}".into(), 39),
     ] {
         let name: String = name;
         assert_eq!(sample(&text, &name), 1100 + 2 * offset, "{name}");

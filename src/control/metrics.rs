@@ -5,8 +5,9 @@
 
 use crate::backend::Discard;
 use crate::control::certificates::Status;
-use crate::counters::ShardCounters;
+use crate::counters::{ShardCounters, Tally};
 use crate::relay::close::CloseReason;
+use crate::transport::stream::Layers;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
@@ -93,6 +94,16 @@ impl Scrape {
         let states = CLIENT_STATES.iter().map(|(state, field)| ([("state", *state)], *field));
         let samples = states.map(|(labels, field)| (labels, self.sum(field)));
         gauge(encoder, "client_connections", "Clients connected now", samples)?;
+        let by_layers = |field: fn(&ShardCounters) -> &Tally<4>| {
+            Layers::ALL.iter().map(move |layers| {
+                let counts = self.shards.iter().map(|counts| field(counts)[*layers as usize]);
+                ([("transport", layers.name())], counts.sum())
+            })
+        };
+        let help = "Clients connected now whose handshake has come, by what lies around it";
+        gauge(encoder, "clients", help, by_layers(|counts| &counts.clients_by_layers))?;
+        let help = "Clients whose handshake has come, by what lies around it";
+        counter(encoder, "clients_entered", help, by_layers(|counts| &counts.entered))?;
         let waiting = [([], self.sum(|c| c.clients_waiting))];
         let help = "Clients, of those connected, that wait for a server connection now";
         gauge(encoder, "clients_waiting", help, waiting)?;

@@ -130,6 +130,7 @@ async fn greet(
     mut login_by: Duration,
 ) -> Result<Greeted, CloseReason> {
     entrance.find_bolt().await?;
+    present.note_layers(entrance.stream().layers());
     let mut refused = present.is_too_many.then(|| {
         let (failure, why) = (reply::too_many_clients(), CloseReason::TooManyClients);
         Box::new(Refused { failure, why })

@@ -8,6 +8,7 @@ use crate::relay::session::SessionLimits;
 use crate::transport::driver::Driver;
 use crate::transport::http::Health;
 use crate::transport::proxy_protocol;
+use crate::transport::stream::Layers;
 use crate::wire::handshake::{self, Choice, Proposal};
 use crate::wire::version::Version;
 use rustls::ServerConfig;
@@ -49,6 +50,9 @@ pub struct ClientCounters {
     pub accepted: u64,
     pub logging_in: u64,
     pub serving: u64,
+    /// Clients whose handshake has come, by `Layers`: now, and since the start.
+    pub entered_now: [u64; Layers::ALL.len()],
+    pub entered: [u64; Layers::ALL.len()],
     pub waiting: u64,
     pub closed: [u64; CloseReason::ALL.len()],
     pub failures_made: u64,
@@ -181,6 +185,7 @@ pub struct Present {
     /// Whether it counts for `limits.clients`: one that is not served does not.
     is_counted: Cell<bool>,
     is_told: Cell<bool>,
+    layers: Cell<Option<Layers>>,
     pub is_too_many: bool,
 }
 
@@ -194,6 +199,7 @@ impl Present {
             is_serving: Cell::new(false),
             is_counted: Cell::new(true),
             is_told: Cell::new(false),
+            layers: Cell::new(None),
             is_too_many: count >= world.options.clients_max,
         };
         if present.is_too_many {
@@ -212,6 +218,14 @@ impl Present {
         self.is_told.set(true);
         self.world.told.set(told + 1);
         true
+    }
+
+    /// Its handshake has come, through these layers.
+    pub fn note_layers(&self, layers: Layers) {
+        let mut counters = self.world.counters.borrow_mut();
+        counters.entered[layers as usize] += 1;
+        counters.entered_now[layers as usize] += 1;
+        self.layers.set(Some(layers));
     }
 
     /// The login is done.
@@ -241,6 +255,9 @@ impl Drop for Present {
             self.world.told.set(self.world.told.get() - 1);
         }
         let mut counters = self.world.counters.borrow_mut();
+        if let Some(layers) = self.layers.get() {
+            counters.entered_now[layers as usize] -= 1;
+        }
         match self.is_serving.get() {
             true => counters.serving -= 1,
             false => counters.logging_in -= 1,

@@ -18,6 +18,7 @@ mod http;
 mod idle_memory;
 mod program;
 mod renewals;
+mod rotation;
 mod script;
 mod scripts;
 mod session_mode;
