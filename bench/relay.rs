@@ -11,6 +11,7 @@ use boltmux::backend::pool::{Acquired, Order, Pool, PoolOptions, ServerId, Want}
 use boltmux::relay::exchange::{Effects, Exchange, Leased, Remainder};
 use boltmux::relay::routes::RouteCache;
 use boltmux::relay::session::{Action, Context, Release, Session, SessionLimits};
+use boltmux::transport::buffer::Chunk;
 use boltmux::wire::chunk::chunked;
 use boltmux::wire::message::{
     Auth, COMMIT, Notifications, SUCCESS_EMPTY, ServerHello, encode_begin, encode_hello,
@@ -58,6 +59,12 @@ impl Effects for Counts {
     fn to_server_copied(&mut self, bytes: Bytes) {
         self.to_server += bytes.len() as u64;
         self.copied += bytes.len() as u64;
+    }
+    fn keep(&mut self, _: Range<usize>) -> Option<Chunk> {
+        None
+    }
+    fn to_server_kept(&mut self, chunk: Chunk) {
+        self.to_server += chunk.len() as u64;
     }
     fn to_client(&mut self, range: Range<usize>) {
         self.to_client += range.len() as u64;

@@ -11,6 +11,9 @@ pub struct ShardCounters {
     /// Clients connected now: before the end of login, and serving.
     pub clients_logging_in: u64,
     pub clients_serving: u64,
+    /// Clients whose handshake has come, by `Layers`: connected now, and since start.
+    pub clients_by_layers: Tally<4>,
+    pub entered: Tally<4>,
     /// Clients that wait for a server connection now.
     pub clients_waiting: u64,
     /// Closed clients by `CloseReason`.
@@ -40,7 +43,10 @@ pub struct ShardCounters {
     pub relayed_bytes: u64,
     /// Bytes of those that were copied in user space.
     pub copied_bytes: u64,
+    /// Bytes on the budget of `limits.heap_bytes` now.
     pub heap_bytes: u64,
+    /// Receive buffers in which requests wait now.
+    pub buffers_kept: u64,
     pub accept_pauses: u64,
     pub over_budget: u64,
     pub enters: u64,

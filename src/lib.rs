@@ -49,7 +49,8 @@
 //!    identity, a new one if a permit is left, one borrowed from another shard, or a place in the
 //!    queue.
 //! 6. The spans are sent out of the buffer in which they came; it goes back to the ring when the
-//!    send has completed. Only what has to wait is copied to the heap, within a budget.
+//!    send has completed. A request that
+//!    has to wait for its lease waits there, too; what waits long is copied to the heap.
 //! 7. Summaries come back the same way. With the one that ends the transaction the lease ends: the
 //!    connection is READY with nothing owed, or RESET proves it so, or it is closed.
 

@@ -244,13 +244,8 @@ pub fn resolve(bind: &Bind) -> Result<Vec<SocketAddr>, String> {
         BindHost::Address(address) => Ok(vec![SocketAddr::from((*address, bind.port))]),
         BindHost::Name(name) => {
             let found = (name.as_str(), bind.port).to_socket_addrs();
-            let mut found: Vec<_> =
-                found.map_err(|error| format!("cannot resolve {name}: {error}"))?.collect();
-            found.sort();
-            found.dedup();
-            // Port 0 would be another one for each address.
-            found.truncate(if bind.port == 0 { 1 } else { found.len() });
-            Ok(found)
+            let found = found.map_err(|error| format!("cannot resolve {name}: {error}"))?;
+            Ok(listener::own_of_name(name, found.collect()))
         }
     }
 }

@@ -60,23 +60,28 @@ fn every_shape_and_loop_ends_clean() {
 }
 
 #[test]
-fn bolt_over_websocket_is_measured_beside_the_server() {
+fn every_shape_is_measured_through_every_door() {
     let server = Server::start(Options::default()).unwrap();
-    let words = [
-        format!("--uri bolt://{}", server.address()),
-        "--set listen.bind=127.0.0.1:0 --set shards=1 --set log.level=error".into(),
-    ];
-    let mut proxy = Command::new(env!("CARGO_BIN_EXE_boltmux"));
-    proxy.args(words.iter().flat_map(|words| words.split_whitespace()));
-    let mut proxy = proxy.env_clear().stderr(Stdio::piped()).spawn().expect("boltmux starts");
-    let mut line = String::new();
-    let stderr = proxy.stderr.as_mut().expect("it is piped");
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(stderr), &mut line).unwrap();
-    let address = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}")).to_owned();
-    for shape in ["auto", "rows:30 --query", "login"] {
+    let pem = folder("boltload-doors").join("certificate.pem").display().to_string();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    fs::write(&pem, made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
+    let (mut proxy, address) = start_proxy(&server, &pem);
+    for shape in [
+        "auto",
+        "auto --rate 100",
+        "tx",
+        "tx --pipeline-begin",
+        "rows:30 --query",
+        "login",
+        "login --resume-tls",
+        "handshake",
+        &format!("mix:{MIX}"),
+    ] {
         let mut command = command(&format!(
-            "--target direct=bolt://{} --target web=ws://{address} --rounds 2 --seconds 1 \
-             --shape {shape}",
+            "--target direct=bolt://{} --target plain=bolt://{address} --target web=ws://{address} \
+             --target tls=bolt+s://{address} --target any=bolt+ssc://{address} \
+             --target web-tls=wss://{address} --target web-any=wss+ssc://{address} \
+             --ca-file {pem} --rounds 1 --seconds 1 --clients 8 --shape {shape}",
             server.address()
         ));
         if shape.ends_with("--query") {
@@ -85,13 +90,32 @@ fn bolt_over_websocket_is_measured_beside_the_server() {
         let output = command.output().expect("boltload can be started");
         let (table, errors) = (text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{shape}: {table}{errors}");
-        assert!(table.contains("web") && !table.contains("stopped"), "{table}");
+        assert!(table.contains("web-any") && !table.contains("stopped"), "{table}");
     }
-    // A server that knows no WebSocket says so by ending the connection.
-    let output = run(&format!("--uri ws://{} --seconds 1", server.address()));
-    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+    // What is not believed, and what is not spoken, is told.
+    for uri in [format!("wss://{address}"), format!("ws://{}", server.address())] {
+        let output = run(&format!("--uri {uri} --seconds 1"));
+        assert_eq!(output.status.code(), Some(1), "{uri}: {}", text(&output.stdout));
+    }
     proxy.kill().and_then(|()| proxy.wait()).expect("it was running");
     server.stop();
+}
+
+/// boltmux with a certificate in front of this server, and the address it has taken.
+fn start_proxy(server: &Server, pem: &str) -> (Child, String) {
+    let words = [
+        format!("--uri bolt://{} --set listen.cert={pem}", server.address()),
+        "--set listen.bind=127.0.0.1:0 --set shards=1 --set log.level=error".into(),
+    ];
+    let mut proxy = Command::new(env!("CARGO_BIN_EXE_boltmux"));
+    proxy.args(words.iter().flat_map(|words| words.split_whitespace()));
+    let mut proxy = proxy.env_clear().stderr(Stdio::piped()).spawn().expect("boltmux starts");
+    let mut line = String::new();
+    let stderr = proxy.stderr.as_mut().expect("it is piped");
+    let mut lines = std::io::BufReader::new(stderr);
+    std::io::BufRead::read_line(&mut lines, &mut line).expect("it says where it listens");
+    let address = line.split(' ').nth(4).unwrap_or_else(|| panic!("{line}")).to_owned();
+    (proxy, address)
 }
 
 #[test]

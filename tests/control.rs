@@ -727,10 +727,13 @@ fn counts(base: u64) -> ShardCounters {
         relayed_bytes: base + 20,
         copied_bytes: base + 21,
         heap_bytes: base + 22,
+        buffers_kept: base + 33,
         accept_pauses: base + 23,
         over_budget: base + 24,
         enters: base + 25,
         servers_turned_over: base + 26,
+        clients_by_layers: [base + 33, base + 34, base + 35, base + 36],
+        entered: [base + 37, base + 38, base + 39, base + 40],
         tls_handshakes: [[base + 27, base + 28, base + 29], [base + 30, base + 31, base + 32]],
     }
 }
@@ -772,12 +775,17 @@ fn metrics_are_the_sums_over_the_shards() {
         ("boltmux_relayed_bytes_total".into(), 20),
         ("boltmux_copied_bytes_total".into(), 21),
         ("boltmux_heap_bytes".into(), 22),
+        ("boltmux_buffers_kept".into(), 33),
         ("boltmux_accept_pauses_total".into(), 23),
         ("boltmux_over_budget_total".into(), 24),
         ("boltmux_ring_enters_total".into(), 25),
         ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"full\"}".into(), 27),
         ("boltmux_tls_handshakes_total{peer=\"client\",outcome=\"failed\"}".into(), 29),
         ("boltmux_tls_handshakes_total{peer=\"server\",outcome=\"resumed\"}".into(), 31),
+        ("boltmux_clients{transport=\"bolt\"}".into(), 33),
+        ("boltmux_clients{transport=\"wss\"}".into(), 36),
+        ("boltmux_clients_entered_total{transport=\"tls\"}".into(), 38),
+        ("boltmux_clients_entered_total{transport=\"websocket\"}".into(), 39),
     ] {
         let name: String = name;
         assert_eq!(sample(&text, &name), 1100 + 2 * offset, "{name}");

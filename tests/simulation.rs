@@ -122,6 +122,9 @@ fn a_sweep_sees_everything() {
         "invalid_request",
         "unauthorized",
         "login_unavailable",
+        "kept",
+        "copied",
+        "sent out of its buffer",
     ];
     let missed: Vec<_> = expected.iter().filter(|name| !seen.contains(*name)).collect();
     assert!(missed.is_empty(), "never happened: {missed:?}");

@@ -60,8 +60,8 @@ pub struct Arguments {
     #[arg(long, conflicts_with_all = ["pass", "password_file"])]
     no_auth: bool,
     /// auto (RUN and PULL at once), tx (BEGIN, RUN and PULL, COMMIT), rows:N (N records), login
-    /// (connect, log in, one query, leave) or mix:FILE (queries of a file drawn by weight; TOML, or
-    /// JSON if it ends in .json)
+    /// (connect, log in, one query, leave), handshake (connect, agree on a version, leave) or
+    /// mix:FILE (queries of a file drawn by weight; TOML, or JSON if it ends in .json)
     #[arg(long, default_value = "auto")]
     shape: String,
     /// With tx: send BEGIN together with RUN and PULL
@@ -286,6 +286,7 @@ impl Arguments {
             "auto" => Shape::Auto,
             "tx" => Shape::Tx { pipelined_begin: self.pipeline_begin },
             "login" => Shape::Login,
+            "handshake" => Shape::Handshake,
             other => {
                 if let Some(path) = other.strip_prefix("mix:") {
                     return match read_mix(path) {
@@ -298,7 +299,7 @@ impl Arguments {
                 }
                 let rows = other.strip_prefix("rows:").and_then(|rows| rows.parse().ok());
                 let rows = rows.map(|rows| Shape::Rows { rows }).ok_or_else(|| {
-                    let expected = "expected auto, tx, rows:N, login or mix:FILE";
+                    let expected = "expected auto, tx, rows:N, login, handshake or mix:FILE";
                     format!("--shape {other:?}: {expected}")
                 });
                 mistakes.take(rows).unwrap_or(Shape::Auto)

@@ -2,8 +2,8 @@
 //!
 //! Closed loop: the next request starts when the last one is answered, or after a pause. Open loop:
 //! a client that is free takes the next start that the thread has planned. Nothing is repeated
-//! silently: what fails is counted and the next request is another one. In the shape *login* every
-//! request makes a connection, and leaves it.
+//! silently: what fails is counted and the next request is another one. In the shapes *login* and
+//! *handshake* every request makes a connection, and leaves it.
 
 use super::plan::Shape;
 use super::request::Nonce;
@@ -118,17 +118,17 @@ impl Client {
 
     /// Connects before the clock starts. Where every request connects, only one tries the login.
     async fn be_ready(&mut self, is_try: bool) {
-        let is_login = self.is_login();
-        if self.link.is_none() && (is_try || !is_login) && !self.worker.is_cut() {
+        let is_connecting = self.is_connecting();
+        if self.link.is_none() && (is_try || !is_connecting) && !self.worker.is_cut() {
             self.connect().await;
         }
-        if is_login {
+        if is_connecting {
             self.leave().await;
         }
     }
 
-    fn is_login(&self) -> bool {
-        self.worker.plan.shape == Shape::Login
+    fn is_connecting(&self) -> bool {
+        self.worker.plan.shape.is_connecting()
     }
 
     async fn ask_until_stopped(&mut self) {
@@ -158,7 +158,7 @@ impl Client {
             let answer = self.ask().await;
             now = self.worker.driver.now();
             self.count(answer, start, now);
-            if self.is_login() {
+            if self.is_connecting() {
                 self.leave().await;
                 now = self.worker.driver.now();
             }
@@ -234,6 +234,10 @@ impl Client {
     /// One request and its whole answer.
     async fn ask(&mut self) -> Result<Outcome, Lost> {
         let link = self.link.as_mut().expect("connected before");
+        if self.worker.plan.shape == Shape::Handshake {
+            // To be connected was the request.
+            return Ok(Outcome::Fine { records: 0 });
+        }
         link.session.ask(&mut self.out);
         self.nonce = link.session.nonce();
         send(&link.conn, &mut self.out);
@@ -248,7 +252,7 @@ impl Client {
 
     /// Connects and logs in; false, and counted, if that fails.
     async fn connect(&mut self) -> bool {
-        if !self.is_login() {
+        if !self.is_connecting() {
             self.worker.enter_login().await;
         }
         // It may have waited for its turn a long time.
@@ -268,9 +272,9 @@ impl Client {
         result.map_err(|lost| self.count_lost(lost)).is_ok()
     }
 
-    /// In the shape *login* as many log in at a time as there are clients.
+    /// Where every request connects, as many log in at a time as there are clients.
     fn give_login_back(&self) {
-        if !self.is_login() {
+        if !self.is_connecting() {
             self.worker.leave_login();
         }
     }

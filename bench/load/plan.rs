@@ -54,14 +54,21 @@ pub enum Shape {
     Mix,
     /// Connect, log in, RUN and PULL, GOODBYE: every request on a connection of its own.
     Login,
+    /// Connect, TLS and WebSocket if the target has them, agree on a version, leave: no login.
+    Handshake,
 }
 
 impl Shape {
+    /// Every request is on a connection of its own.
+    pub fn is_connecting(self) -> bool {
+        matches!(self, Shape::Login | Shape::Handshake)
+    }
+
     /// The query used when none is given; every record of it holds the nonce.
     pub fn default_query(self) -> &'static str {
         match self {
-            Shape::Auto | Shape::Tx { .. } | Shape::Login | Shape::Mix => "RETURN $nonce AS nonce",
             Shape::Rows { .. } => "UNWIND range(1, $rows) AS i RETURN i, $nonce AS nonce",
+            _ => "RETURN $nonce AS nonce",
         }
     }
 }
@@ -74,6 +81,7 @@ impl fmt::Display for Shape {
             Shape::Tx { pipelined_begin: true } => write!(formatter, "tx, BEGIN pipelined"),
             Shape::Rows { rows } => write!(formatter, "rows:{rows}"),
             Shape::Login => write!(formatter, "login"),
+            Shape::Handshake => write!(formatter, "handshake"),
             Shape::Mix => write!(formatter, "mix"),
         }
     }

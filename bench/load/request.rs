@@ -142,7 +142,7 @@ impl Request {
         let run = message::encode_run(text, &encode_parameters(plan, query), own_extra);
         let commit = message::COMMIT;
         let steps = match plan.shape {
-            Shape::Auto | Shape::Rows { .. } | Shape::Login | Shape::Mix => {
+            Shape::Auto | Shape::Rows { .. } | Shape::Login | Shape::Handshake | Shape::Mix => {
                 vec![Step::new(&[&run, &pull], &[Due::Run, Due::Pull])]
             }
             Shape::Tx { pipelined_begin: false } => vec![
@@ -182,7 +182,7 @@ fn encode_parameters(plan: &Plan, query: Option<&MixQuery>) -> Vec<u8> {
     let mut writer = Writer::new();
     let rows = match plan.shape {
         Shape::Rows { rows } => Some(rows),
-        Shape::Auto | Shape::Tx { .. } | Shape::Login | Shape::Mix => None,
+        _ => None,
     };
     let others = query.map_or(0, |query| query.parameters.len());
     writer.map_header(1 + usize::from(rows.is_some()) + others);

@@ -1,6 +1,6 @@
 //! What all clients of a target say alike: proposals, login, requests. Pure.
 
-use super::plan::{Plan, Target};
+use super::plan::{Plan, Shape, Target};
 use super::request::Requests;
 use crate::transport::tls::client::Uplink;
 use crate::wire::handshake;
@@ -51,6 +51,11 @@ impl Script {
             Some(wanted) => wanted == version,
             None => (LOWEST..=HIGHEST).contains(&version),
         }
+    }
+
+    /// False where the request ends with the agreement on a version.
+    pub fn logs_in(&self) -> bool {
+        self.plan.shape != Shape::Handshake
     }
 
     /// The best of what a manifest lists.

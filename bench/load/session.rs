@@ -28,6 +28,7 @@ const HANDSHAKE_BYTES_MAX: usize = 512;
 pub enum Event {
     /// Nothing yet: more is due.
     Waiting,
+    /// Or as far as the shape goes: *handshake* ends before the login.
     LoggedIn,
     Answered(Outcome),
 }
@@ -147,7 +148,8 @@ impl Session {
     pub fn take(&mut self, mut input: &[u8], out: &mut BytesMut) -> Result<Event, Fault> {
         if matches!(self.phase, Phase::Version | Phase::Manifest) {
             self.take_handshake(input, out)?;
-            return Ok(Event::Waiting);
+            let is_ready = matches!(self.phase, Phase::Idle);
+            return Ok(if is_ready { Event::LoggedIn } else { Event::Waiting });
         }
         let mut event = Event::Waiting;
         // The inbox lends out payloads while the rest of the session changes.
@@ -190,7 +192,10 @@ impl Session {
         self.handshake = Vec::new();
         self.version = Some(version);
         self.requests = Some(self.script.requests(version));
-        self.phase = Phase::Login(self.script.write_login(version, out));
+        self.phase = match self.script.logs_in() {
+            true => Phase::Login(self.script.write_login(version, out)),
+            false => Phase::Idle,
+        };
         Ok(())
     }
 

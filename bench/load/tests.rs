@@ -263,6 +263,19 @@ fn a_login_is_a_connection_of_its_own_that_is_left() {
 }
 
 #[test]
+fn a_handshake_ends_before_the_login() {
+    let server = Server::start(Options::default()).unwrap();
+    let mut plan = plan(&[server.address()]);
+    (plan.shape, plan.rounds) = (Shape::Handshake, 1);
+    let report = run_quietly(&plan);
+    assert!(report.is_clean(), "{}", report.to_table());
+    let (requests, stats) = (report.targets[0].requests(), server.stats());
+    assert!(requests > 10 && stats.connections_total > requests, "{stats:?}");
+    assert_eq!((stats.connections_open, stats.queries), (0, 0), "{stats:?}");
+    server.stop();
+}
+
+#[test]
 fn what_goes_wrong_is_counted_by_kind_and_the_run_goes_on() {
     for (fault, kind) in [
         (Fault::Close, "lost: closed by the server"),

@@ -3,7 +3,7 @@
 import math
 
 WIDTH, HEIGHT = 640, 400
-LEFT, RIGHT, TOP, BOTTOM = 80, 20, 40, 60
+LEFT, RIGHT, TOP, BOTTOM = 80, 30, 56, 60
 # Okabe and Ito's colours, which people with any sight tell apart.
 COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000"]
 MARKS = 5
@@ -20,7 +20,7 @@ def drawn(title, x_name, y_name, lines, is_log=False):
             f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
             label(LEFT, 22, title, "start"),
             label((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x_name),
-            label(LEFT, TOP - 4, y_name, "start")]
+            label(LEFT, TOP - 8, y_name, "start")]
     text += at.marks()
     for place, (name, line, is_dashed) in enumerate(lines):
         colour = COLOURS[place % len(COLOURS)]

@@ -1,5 +1,6 @@
 """The programs of a comparison: server, proxies, load generator. Started here, ended here."""
 
+import copy
 import json
 import os
 import random
@@ -23,6 +24,7 @@ START_LIMIT_S = 15
 PORTS = (20000, 32000)
 # More connections than any shape opens, so that HAProxy's own limit is not what is measured.
 CONNECTIONS_MAX = 60000
+BENCHES = ["wire", "relay"]
 
 HAPROXY = """\
 global
@@ -187,6 +189,12 @@ class Contender:
         self.admin = None
         self.scheme = "bolt"
 
+    def over(self, scheme, name):
+        """The same program asked in another way, under another name."""
+        other = copy.copy(self)
+        other.scheme, other.name = scheme, name
+        return other
+
     def metric(self, name):
         """The sum of all lines of a metric, whatever their labels."""
         with urllib.request.urlopen(f"http://{HOST}:{self.admin}/metrics", timeout=10) as answer:
@@ -203,8 +211,10 @@ class Contender:
 
 
 def build():
+    """The benches too, so that none is built in the time in which the machine is to be quiet."""
     subprocess.run(["cargo", "build", "--locked", "--release", "--bins", "--examples"],
                    check=True, stdin=subprocess.DEVNULL)
+    bench_programs(BENCHES)
 
 
 def bench_programs(names):

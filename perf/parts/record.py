@@ -65,11 +65,12 @@ class Part:
         if svg:
             self.drawings[name] = svg
 
-    def to_json(self, earlier):
+    def to_json(self, earlier, took_s):
         taken = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-        return {"taken": taken, "source": revision(), "load": machine.load_average(),
-                "goals": self.goals, "texts": self.texts, "drawings": sorted(self.drawings),
-                "facts": self.facts, "earlier": earlier, "rounds": self.raw}
+        return {"taken": taken, "took_s": round(took_s), "source": revision(),
+                "load": machine.load_average(), "goals": self.goals, "texts": self.texts,
+                "drawings": sorted(self.drawings), "facts": self.facts, "earlier": earlier,
+                "rounds": self.raw}
 
 
 def row(samples, name, per_unit, base):
@@ -123,14 +124,15 @@ class Record:
                              f"  there: {kept['head']}\n  here:  {self.head}\nstart a new record")
         self.date, self.parts, self.commands = kept["date"], kept["parts"], kept["commands"]
 
-    def add(self, part):
-        """Takes a part in and writes the whole record, so that what is measured is never lost."""
+    def add(self, part, took_s):
+        """Takes a part in, which took so long, and writes the whole record, so that what is
+        measured is never lost."""
         before, earlier = self.parts.get(part.name), []
         if before:
             measured = "; ".join(f"{line[0]}: {line[2]}" for line in before["goals"])
             earlier = [*before["earlier"],
                        f"{before['taken']}, source {before['source']}: {measured}"]
-        self.parts[part.name] = part.to_json(earlier)
+        self.parts[part.name] = part.to_json(earlier, took_s)
         os.makedirs(FOLDER, exist_ok=True)
         for name, svg in part.drawings.items():
             with open(self.drawing_path(name), "w") as file:
@@ -173,8 +175,9 @@ class Record:
                 f"[The method](../method.md) says why.\n\n{self.goals_table()}\n{parts}")
 
     def part_text(self, name, part):
-        said = (f"Taken {part['taken']}, source {part['source']}; load average before it was "
-                f"written (1, 5, 15 minutes): {part['load']}.")
+        took = f" in {part['took_s']} s" if "took_s" in part else ""
+        said = (f"Taken {part['taken']}{took}, source {part['source']}; load average before it "
+                f"was written (1, 5, 15 minutes): {part['load']}.")
         earlier = "".join(f"\nTaken anew; before, at {each}.\n" for each in part["earlier"])
         drawings = [os.path.basename(self.drawing_path(each)) for each in part["drawings"]]
         drawings = "".join(f"\n![{each}]({each})\n" for each in drawings)

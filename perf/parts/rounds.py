@@ -3,6 +3,7 @@
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Callable
 
 import machine
 import programs
@@ -27,6 +28,9 @@ class Group:
     suffix: str = ""
     # Where the load runs; the plan's place if nothing is said.
     load: tuple = ()
+    # Done before and after each measurement of the group.
+    before: Callable | None = None
+    after: Callable | None = None
 
     def named(self, contender):
         return contender.name + self.suffix
@@ -154,9 +158,13 @@ def measure(groups, plan, label, base=BASE, twin=TWIN, proxy_cpu=True, wanted=No
 def take_round(groups, plan, turn, samples):
     numbers = {}
     for group in turned(groups, turn):
+        if group.before:
+            group.before()
         found, command, whole = programs.boltload(
             turned(group.contenders, turn), [*group.options, *plan.times],
             list(group.load) or plan.layout.load, plan.folder)
+        if group.after:
+            group.after()
         numbers.update({name + group.suffix: target for name, target in found.items()})
         samples.commands[id(group)] = command
         samples.busy_max = max(samples.busy_max, whole["generator_busy"] or 0)

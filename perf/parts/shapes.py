@@ -13,6 +13,7 @@ import plot
 import programs
 import rounds
 from record import Part, number, spread, table
+from remaining import Planned
 from rounds import BASE, TWIN, Group, cpu, p50, p99, rate
 
 AUTO_CPU_GOALS = {1: 1.0, 16: 0.90, 128: 0.90, 1024: 0.85}
@@ -79,12 +80,6 @@ def open_loop(plan):
 def bulk(plan, streams):
     """Large results: what a GiB costs."""
     part = Part(f"bulk-{streams}")
-    client = bolt.Client(plan.server.port, programs.USER, programs.PASSWORD)
-    one, many = (client.query_bytes(f"ROWS {rows} {BULK_ROW_BYTES}") for rows in (1, 101))
-    client.close()
-    request_bytes = one + (BULK_ROWS - 1) * (many - one) // 100
-    # From microseconds per request to seconds per GiB.
-    factor = (1 << 30) / request_bytes / 1e6
     contenders = [plan.haproxy, plan.twin, plan.splice, plan.session, plan.transaction]
     title = f"rows, {streams} stream{'s' if streams > 1 else ''}"
     samples = rounds.measure([Group(contenders, [*plan.threads(streams), *BULK_QUERY])], plan,
@@ -93,8 +88,17 @@ def bulk(plan, streams):
         part.goal(f"{title}: CPU per GiB against {base}, session mode", f"at most {goal:.2f} ×",
                   samples.ratios(plan.session.name, cpu, base), samples.ratios(TWIN, cpu),
                   limit=goal)
-    part.table(title, samples, ("CPU s/GiB", factor))
+    part.table(title, samples, ("CPU s/GiB", gib_factor(plan)))
     return part
+
+
+def gib_factor(plan):
+    """From microseconds per large result to seconds per GiB."""
+    client = bolt.Client(plan.server.port, programs.USER, programs.PASSWORD)
+    one, many = (client.query_bytes(f"ROWS {rows} {BULK_ROW_BYTES}") for rows in (1, 101))
+    client.close()
+    request_bytes = one + (BULK_ROWS - 1) * (many - one) // 100
+    return (1 << 30) / request_bytes / 1e6
 
 
 def connects(plan):
@@ -255,7 +259,7 @@ def steady(plan):
     """Allocations per message in memory, and the share of relayed bytes that were copied."""
     part = Part("steady")
     rows = []
-    for path in programs.bench_programs(["wire", "relay"]):
+    for path in programs.bench_programs(programs.BENCHES):
         done = subprocess.run([path], capture_output=True, text=True, stdin=subprocess.DEVNULL)
         # A case: its name, then "N allocations for M messages".
         for line in done.stdout.splitlines():
@@ -278,8 +282,8 @@ def steady(plan):
             copied_rows.append(copied(plan, part, contender, title, options))
     head = ["", "relayed MiB", "copied MiB", "share"]
     part.text("### copies\n\nOf boltmux's own metrics, around one round. In transaction mode 128 "
-              f"clients share {POOL} connections:\nmost requests wait for one, and what waits is "
-              "copied out of the ring's buffers.\n\n" + table(head, copied_rows))
+              f"clients share {POOL} connections:\nmost requests wait for one, in the buffers they "
+              "came in.\n\n" + table(head, copied_rows))
     return part
 
 
@@ -303,15 +307,18 @@ def of(function, *values):
     return lambda plan: function(plan, *values)
 
 
-# By name, in the order of a whole record.
+# By name, in the order of a whole record. What is done once was timed: the logins of *idle* are
+# made one by one, its rest is silence; *clients* connects 8,000; *steady* runs the benches.
 PARTS = {
-    **{f"auto-{clients}": (of(auto, clients), auto.__doc__) for clients in AUTO_CPU_GOALS},
-    "transaction": (transaction, transaction.__doc__),
-    "open": (open_loop, open_loop.__doc__),
-    **{f"bulk-{streams}": (of(bulk, streams), bulk.__doc__) for streams in (1, 8)},
-    "connects": (connects, connects.__doc__),
-    "idle": (idle, idle.__doc__),
-    "clients": (growth, growth.__doc__),
-    "cores": (cores, cores.__doc__),
-    "steady": (steady, steady.__doc__),
+    **{f"auto-{clients}": Planned(of(auto, clients), auto.__doc__, 4)
+       for clients in AUTO_CPU_GOALS},
+    "transaction": Planned(transaction, transaction.__doc__, 3),
+    "open": Planned(open_loop, open_loop.__doc__, 4),
+    **{f"bulk-{streams}": Planned(of(bulk, streams), bulk.__doc__, 5) for streams in (1, 8)},
+    "connects": Planned(connects, connects.__doc__, 4),
+    "idle": Planned(idle, idle.__doc__, 0, further_s=60),
+    "clients": Planned(growth, growth.__doc__, 3 * len(GROWTH_CLIENTS), GROWTH_ROUNDS, 40),
+    "cores": Planned(cores, cores.__doc__, 2 * len(shard_counts(len(machine.allowed_cpus()))),
+                     CORES_ROUNDS),
+    "steady": Planned(steady, steady.__doc__, 6, 1, 15),
 }

@@ -356,7 +356,7 @@ pub const KEYS: &[Key] = &[
         limits.heap_bytes,
         MIB,
         BYTES_MAX,
-        "bytes held outside the ring's buffers, per shard"
+        "bytes held for clients that wait or are slow, per shard"
     ),
     duration!(
         "timeouts.first_bytes",

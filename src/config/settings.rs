@@ -304,7 +304,7 @@ pub struct Limits {
     /// Bytes held for one client that waits for a connection: 1 MiB, a large query with its
     /// parameters.
     pub held_bytes: u32,
-    /// Bytes copied out of the ring's buffers and held, per shard: 64 MiB, 64 waiting clients at
+    /// Bytes held for clients that wait or are slow, per shard: 64 MiB, 64 waiting clients at
     /// their limit. Above it the largest holder stops being read.
     pub heap_bytes: u32,
 }
@@ -370,7 +370,8 @@ pub struct Transport {
     /// (measured). Not asking is the back-pressure. A shard whose slow readers hold half of the
     /// buffers goes down to 64 KiB.
     pub credit: u32,
-    /// Buffers for clients' bytes: 512, a power of two; 8 MiB with the default size.
+    /// Buffers for clients' bytes: 512, a power of two; 8 MiB with the default size. Requests that
+    /// wait may keep a quarter of them.
     pub buffers_client: u16,
     /// Buffers for servers' bytes: 512, apart from the clients', so that uploads never hold
     /// what answers need.

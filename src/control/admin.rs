@@ -61,7 +61,7 @@ pub async fn bind(bind: Option<&Bind>) -> Result<Vec<(SocketAddr, TcpListener)>,
         BindHost::Name(name) => {
             let address = Address { host: name.clone(), port: *port };
             let failed = |error| format!("cannot resolve admin.bind {address}: {error}");
-            address.resolve().await.map_err(failed)?
+            listener::own_of_name(name, address.resolve().await.map_err(failed)?)
         }
     };
     addresses.into_iter().map(listen).collect()

@@ -16,7 +16,7 @@ use crate::transport::tls::tickets::{ROTATION, Tickets};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::UnixTime;
 use rustls::{RootCertStore, ServerConfig};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
@@ -122,23 +122,24 @@ impl Certificates {
     /// leaves everything as it was.
     pub fn refresh(&mut self, is_forced: bool) -> bool {
         let mut has_changed = self.rotate();
+        let changed = self.changed_files();
+        let is_due =
+            |files: Vec<PathBuf>| is_forced || files.iter().any(|file| changed.contains(file));
         for index in 0..self.listeners.len() {
-            if self.encryption.listeners[index].is_some() {
-                has_changed |= self.refresh_listener(index, is_forced);
+            let files = files_of(&self.listeners[index].settings);
+            if self.encryption.listeners[index].is_some() && is_due(files) {
+                has_changed |= self.refresh_listener(index);
             }
         }
-        if self.encryption.uplink.is_some() {
-            has_changed |= self.refresh_uplink(is_forced);
+        if self.encryption.uplink.is_some() && is_due(files_of_uplink(&self.uplink)) {
+            has_changed |= self.refresh_uplink();
         }
         self.tell_status();
         has_changed
     }
 
-    fn refresh_listener(&mut self, index: usize, is_forced: bool) -> bool {
+    fn refresh_listener(&mut self, index: usize) -> bool {
         let mut listener = self.listeners[index].clone();
-        if !self.has_changed(&files_of(&listener.settings)) && !is_forced {
-            return false;
-        }
         let Some(before) = listener.parts.clone() else { return false };
         let mut problems = Problems::default();
         let config = self.read_listener(&mut listener, &before.tickets, &mut problems);
@@ -153,10 +154,7 @@ impl Certificates {
         true
     }
 
-    fn refresh_uplink(&mut self, is_forced: bool) -> bool {
-        if !self.has_changed(&files_of_uplink(&self.uplink)) && !is_forced {
-            return false;
-        }
+    fn refresh_uplink(&mut self) -> bool {
         let mut problems = Problems::default();
         let uplink = self.read_uplink(&mut problems);
         if !self.note(&problems) {
@@ -334,14 +332,17 @@ impl Certificates {
         self.stamps = paths.into_iter().map(|path| (path.clone(), stamp(&path))).collect();
     }
 
-    /// Whether any of the files is another than it was at the last look.
-    fn has_changed(&mut self, paths: &[PathBuf]) -> bool {
-        let mut has_changed = false;
-        for path in paths {
+    /// The files that are others than at the last look. Several listeners may have one in common,
+    /// so it is looked at once for all of them.
+    fn changed_files(&mut self) -> HashSet<PathBuf> {
+        let mut changed = HashSet::new();
+        for (path, before) in &mut self.stamps {
             let now = stamp(path);
-            has_changed |= self.stamps.insert(path.clone(), now) != Some(now);
+            if std::mem::replace(before, now) != now {
+                changed.insert(path.clone());
+            }
         }
-        has_changed
+        changed
     }
 }
 

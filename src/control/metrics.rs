@@ -5,13 +5,15 @@
 
 use crate::backend::Discard;
 use crate::control::certificates::Status;
-use crate::counters::ShardCounters;
+use crate::counters::{ShardCounters, Tally};
 use crate::relay::close::CloseReason;
+use crate::transport::stream::Layers;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
+use std::borrow::Cow;
 use std::fmt;
 
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -92,6 +94,16 @@ impl Scrape {
         let states = CLIENT_STATES.iter().map(|(state, field)| ([("state", *state)], *field));
         let samples = states.map(|(labels, field)| (labels, self.sum(field)));
         gauge(encoder, "client_connections", "Clients connected now", samples)?;
+        let by_layers = |field: fn(&ShardCounters) -> &Tally<4>| {
+            Layers::ALL.iter().map(move |layers| {
+                let counts = self.shards.iter().map(|counts| field(counts)[*layers as usize]);
+                ([("transport", layers.name())], counts.sum())
+            })
+        };
+        let help = "Clients connected now whose handshake has come, by what lies around it";
+        gauge(encoder, "clients", help, by_layers(|counts| &counts.clients_by_layers))?;
+        let help = "Clients whose handshake has come, by what lies around it";
+        counter(encoder, "clients_entered", help, by_layers(|counts| &counts.entered))?;
         let waiting = [([], self.sum(|c| c.clients_waiting))];
         let help = "Clients, of those connected, that wait for a server connection now";
         gauge(encoder, "clients_waiting", help, waiting)?;
@@ -168,8 +180,11 @@ impl Collector for Scrape {
             counter(&mut encoder, name, help, [([], self.sum(*field))])?;
         }
         let heap = [([], self.sum(|c| c.heap_bytes))];
-        let help = "Bytes held now outside the buffers of the rings";
+        let help = "Bytes held now for clients that wait or are slow";
         gauge(&mut encoder, "heap_bytes", help, heap)?;
+        let kept = [([], self.sum(|c| c.buffers_kept))];
+        let help = "Receive buffers in which requests wait now";
+        gauge(&mut encoder, "buffers_kept", help, kept)?;
         self.clients(&mut encoder)?;
         self.tls(&mut encoder)?;
         self.servers(&mut encoder)
@@ -203,7 +218,7 @@ fn family<'a, const N: usize, M: EncodeMetric>(
 ) -> fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, metric(0).metric_type())?;
     for (labels, value) in samples {
-        let metric = metric(value);
+        let (labels, metric) = (labels.map(|(name, value)| (name, escaped(value))), metric(value));
         if N == 0 {
             // Braces around no label would be no OpenMetrics.
             return metric.encode(family);
@@ -211,4 +226,32 @@ fn family<'a, const N: usize, M: EncodeMetric>(
         metric.encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+/// As OpenMetrics has it in label values; the encoder writes them as they are, and names in
+/// certificates may be anything.
+fn escaped(value: &str) -> Cow<'_, str> {
+    if !value.contains(['\\', '"', '\n']) {
+        return value.into();
+    }
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_certificates_are_escaped() {
+        let names = "Acme \"Prod\" \\ db\nnext".to_owned();
+        let certificates = vec![(names, 7), ("plain".into(), 8)];
+        let certificates = Status { certificates, ..Status::default() };
+        let text = render(Scrape { certificates, ..Scrape::default() }).unwrap();
+        let lines: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("boltmux_certificate_expiry")).collect();
+        let name = "boltmux_certificate_expiry_seconds";
+        let escaped = r#"{names="Acme \"Prod\" \\ db\nnext"} 7"#;
+        let expected = [format!("{name}{escaped}"), format!("{name}{{names=\"plain\"}} 8")];
+        assert_eq!(lines, expected, "{text}");
+    }
 }

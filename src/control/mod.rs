@@ -33,8 +33,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// How often the flags of `Shutdown` and orders kept back are looked at. Nobody notices a drain
-/// that begins a tenth of a second later; and as a steady timer it is the heartbeat that gets
-/// glommio 0.9.0 going again should it park with runnable tasks.
+/// that begins a tenth of a second later.
 const TICK: Duration = Duration::from_millis(100);
 
 /// Ticks between looks for new certificates: a second, so that a test of a rotation is not boring

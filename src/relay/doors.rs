@@ -136,6 +136,11 @@ impl Entrance {
         self.bytes.drain(..count).collect()
     }
 
+    /// Gives it so long from now on.
+    pub fn give_time(&mut self, within: Duration) {
+        self.limit = self.world.driver.sleep(within);
+    }
+
     /// Ends the entrance; what was not taken comes along.
     pub fn into_parts(self) -> (Option<Stream>, Zeroizing<Vec<u8>>) {
         (self.stream, self.bytes)

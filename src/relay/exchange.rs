@@ -1,26 +1,28 @@
 //! The way of a byte: what either side sent, cut into messages, judged by the `Session`, and handed
 //! on as the same bytes. Pure: a slice in, calls of `Effects` out.
 //!
-//! Owns: where both streams are within a message, and the bytes that cannot go on yet. `hold` is,
-//! in this order, the held requests (`lengths`) and the first part of the request that is arriving.
-//! A request is judged when it is complete or longer than `REQUEST_HELD_MAX`; a record is handed on
-//! as it comes; a summary when it is complete.
+//! Owns: where both streams are within a message, and the bytes that cannot go on yet (`hold`).
+//! They wait in the buffer they came in if `Effects::keep` lets them, else in copies. A request is
+//! judged when it is complete or longer than `REQUEST_HELD_MAX`; a record is handed on as it comes;
+//! a summary when it is complete.
 
 use crate::backend::identity::Identity;
 use crate::backend::planted::Bug;
 use crate::backend::{Discard, Refusal};
 use crate::relay::close::CloseReason;
 use crate::relay::session::{Action, Context, Decision, Relay, Release, Reply, Request, Session};
+use crate::transport::buffer::Chunk;
 use crate::wire::chunk::{self, Head, Kind, Scanner};
 use crate::wire::message::{FieldScan, IGNORED, tag};
-use bytes::{Buf, Bytes, BytesMut};
-use std::collections::VecDeque;
+use bytes::Bytes;
+use hold::{Hold, Taken};
 use std::mem;
 use std::ops::Range;
 use std::rc::Rc;
 use zeroize::Zeroize;
 
 mod downward;
+mod hold;
 
 /// A request longer than this is judged before its end: four receive buffers, more than a typical
 /// query with parameters.
@@ -49,6 +51,10 @@ pub struct Remainder<'a> {
 pub trait Effects {
     fn to_server(&mut self, range: Range<usize>);
     fn to_server_copied(&mut self, bytes: Bytes);
+    /// A part of the slice that is to wait, as what lends it its buffer; `None`: it is copied.
+    fn keep(&mut self, range: Range<usize>) -> Option<Chunk>;
+    /// What `keep` gave, or a part of it.
+    fn to_server_kept(&mut self, chunk: Chunk);
     fn to_client(&mut self, range: Range<usize>);
     fn to_client_copied(&mut self, bytes: Bytes);
     fn acquire(&mut self, identity: &Rc<Identity>) -> Leased;
@@ -82,10 +88,7 @@ pub struct Exchange {
     arriving: Arriving,
     /// First half of a chunk header between messages: client's, server's.
     loose: [Option<u8>; 2],
-    hold: BytesMut,
-    /// Wire bytes of each held request in `hold`, and of all: there may be very many.
-    lengths: VecDeque<usize>,
-    lengths_sum: usize,
+    hold: Hold,
     /// Reads RUN's extra map in passing, of a request that does not arrive at once.
     scan: Option<Box<FieldScan>>,
     /// The first part of a server's summary.
@@ -103,9 +106,7 @@ impl Exchange {
             fate: Fate::Undecided,
             arriving: Arriving::Undecided,
             loose: [None, None],
-            hold: BytesMut::new(),
-            lengths: VecDeque::new(),
-            lengths_sum: 0,
+            hold: Hold::default(),
             scan: None,
             stash: Vec::new(),
             replay: Vec::new(),
@@ -114,7 +115,17 @@ impl Exchange {
 
     /// Bytes kept for this client.
     pub fn held_bytes(&self) -> usize {
-        self.hold.len() + self.stash.len()
+        self.hold.bytes() + self.stash.len()
+    }
+
+    /// Whether requests of this client keep a buffer from its ring.
+    pub fn is_keeping(&self) -> bool {
+        self.hold.is_keeping()
+    }
+
+    /// Copies what waits in the buffer it came in: it has waited long.
+    pub fn copy_kept(&mut self) {
+        self.hold.copy_kept();
     }
 
     /// Whether the client is in the middle of a message.
@@ -134,7 +145,7 @@ impl Exchange {
                 && matches!(span.kind, Kind::Message { .. })
             {
                 self.begin_request();
-                self.hold.extend_from_slice(&header);
+                self.hold.arrive(&header);
             }
         }
         while at < input.len() && !self.session.is_closed() {
@@ -184,11 +195,7 @@ impl Exchange {
             Fate::Undecided => self.partial_request(&input[range], ends, cx, fx),
             Fate::Forward => fx.to_server(range),
             Fate::Drop => {}
-            Fate::Hold => {
-                self.hold.extend_from_slice(&input[range.clone()]);
-                *self.lengths.back_mut().expect("a held request") += range.len();
-                self.lengths_sum += range.len();
-            }
+            Fate::Hold => self.hold.grow_last(&input[range]),
         }
         if ends {
             self.end_request();
@@ -218,8 +225,11 @@ impl Exchange {
                 fx.to_server(range);
             }
             Decision::Hold => {
-                self.keep_length(range.len());
-                self.hold.extend_from_slice(&input[range]);
+                let may_keep = self.hold.can_keep() && !is_secret(head);
+                let chunk = if may_keep { fx.keep(range.clone()) } else { None };
+                if !chunk.is_some_and(|chunk| self.hold.keep(chunk)) {
+                    self.hold.copy(&input[range]);
+                }
             }
             Decision::Drop | Decision::Acquire => {}
         }
@@ -235,9 +245,8 @@ impl Exchange {
         fx: &mut impl Effects,
     ) {
         self.reserve_for_secret(piece.len(), cx);
-        self.hold.extend_from_slice(piece);
-        let before = self.lengths_sum;
-        let length = self.hold.len() - before;
+        self.hold.arrive(piece);
+        let length = self.hold.arriving_bytes();
         let length_max = match self.session.is_serving() {
             true => REQUEST_HELD_MAX,
             false => cx.limits.login_message.min(REQUEST_HELD_MAX),
@@ -252,46 +261,34 @@ impl Exchange {
             }
             return;
         };
-        let (hold, mut scratch) = (mem::take(&mut self.hold), Vec::new());
-        let payload = ends.then(|| chunk::payload(&hold[before..], &mut scratch));
+        let (mut bytes, mut scratch) = (self.hold.take_arriving(), Vec::new());
+        let payload = ends.then(|| chunk::payload(&bytes, &mut scratch));
         let decision = self.decide(Request { head, payload }, cx, fx);
         if is_secret(head) {
             scratch.zeroize();
         }
-        // What was held before may have been dropped meanwhile, and nothing was added.
-        let kept = if self.lengths.is_empty() { before } else { 0 };
-        self.hold = hold;
-        self.hold.advance(kept);
-        let before = before - kept;
         match decision {
             Decision::Forward => {
-                let bytes = self.hold.split_off(before);
                 fx.to_server_copied(bytes.freeze());
                 self.fate = Fate::Forward;
             }
             Decision::Hold => {
-                self.keep_length(length);
+                self.hold.hold_arriving(bytes);
                 self.fate = Fate::Hold;
             }
             Decision::Drop | Decision::Acquire => {
                 if is_secret(head) {
-                    self.hold[before..].zeroize();
+                    bytes.zeroize();
                 }
-                self.hold.truncate(before);
                 self.fate = Fate::Drop;
             }
         }
     }
 
-    fn keep_length(&mut self, length: usize) {
-        self.lengths.push_back(length);
-        self.lengths_sum += length;
-    }
-
     /// Before the login what is held is one message at a time: with room for all of it no copy of
     /// a secret stays behind when it grows.
     fn reserve_for_secret(&mut self, more: usize, cx: Context<'_>) {
-        if self.hold.is_empty() && !self.session.is_serving() {
+        if self.hold.bytes() == 0 && !self.session.is_serving() {
             self.hold.reserve(cx.limits.login_message.min(REQUEST_HELD_MAX) + more);
         }
     }
@@ -345,11 +342,7 @@ impl Exchange {
     /// The leased connection ended, or sent what Bolt forbids.
     pub fn server_lost(&mut self, why: Discard, cx: Context<'_>, fx: &mut impl Effects) {
         if self.session.planted.has(Bug::ReplayRun) && self.session.replay_run(why) {
-            let bytes = mem::take(&mut self.replay);
-            self.lengths.push_front(bytes.len());
-            self.lengths_sum += bytes.len();
-            let behind = mem::replace(&mut self.hold, BytesMut::from(&bytes[..]));
-            self.hold.unsplit(behind);
+            self.hold.put_first(mem::take(&mut self.replay).into());
         }
         self.session.server_lost(why);
         self.after(cx, fx);
@@ -362,19 +355,17 @@ impl Exchange {
             self.fate = Fate::Drop;
         }
         while self.session.can_retry() && self.retry(cx, fx) {}
-        if self.hold.is_empty() {
-            self.hold = BytesMut::new(); // an idle client keeps no buffer
-        }
+        self.hold.settle();
     }
 
     /// Decides on the oldest held request again; false if it has to stay.
     fn retry(&mut self, cx: Context<'_>, fx: &mut impl Effects) -> bool {
-        let (Some(head), Some(&length)) = (self.session.oldest_held(), self.lengths.front()) else {
+        let (Some(head), 1..) = (self.session.oldest_held(), self.hold.count()) else {
             return false;
         };
-        let is_whole = self.lengths.len() > 1 || !matches!(self.fate, Fate::Hold);
+        let is_whole = self.hold.count() > 1 || !matches!(self.fate, Fate::Hold);
         let (hold, mut scratch) = (mem::take(&mut self.hold), Vec::new());
-        let payload = is_whole.then(|| chunk::payload(&hold[..length], &mut scratch));
+        let payload = is_whole.then(|| chunk::payload(hold.oldest(), &mut scratch));
         let request = Request { head, payload };
         let mut decision = self.session.retry(request, cx);
         if decision == Decision::Acquire {
@@ -386,19 +377,17 @@ impl Exchange {
             self.run_actions(fx, &[]);
             return false;
         }
-        self.lengths.pop_front();
-        self.lengths_sum -= length;
-        let mut bytes = self.hold.split_to(length);
-        if is_secret(head) && decision == Decision::Drop {
-            bytes.zeroize();
-        }
+        let taken = self.hold.take_oldest();
+        let is_forward = decision == Decision::Forward;
         if !is_whole {
-            let is_forward = decision == Decision::Forward;
             self.fate = if is_forward { Fate::Forward } else { Fate::Drop };
         }
         self.run_actions(fx, &[]);
-        if decision == Decision::Forward {
-            fx.to_server_copied(bytes.freeze());
+        match taken {
+            Some(Taken::Kept(chunk)) if is_forward => fx.to_server_kept(chunk),
+            Some(Taken::Copied(bytes)) if is_forward => fx.to_server_copied(bytes.freeze()),
+            Some(Taken::Copied(mut bytes)) if is_secret(head) => bytes.zeroize(),
+            _ => {}
         }
         true
     }
@@ -408,7 +397,7 @@ impl Exchange {
         while let Some(action) = self.session.next_action() {
             match action {
                 Action::Answer(bytes) => fx.to_client_copied(bytes),
-                Action::DropHeld(count) => self.drop_held(count),
+                Action::DropHeld(count) => self.hold.drop_oldest(count),
                 Action::ResetServer => {
                     fx.to_server_copied(Bytes::from_static(crate::wire::message::RESET))
                 }
@@ -416,12 +405,6 @@ impl Exchange {
                 other => fx.act(other),
             }
         }
-    }
-
-    fn drop_held(&mut self, count: usize) {
-        let held: usize = self.lengths.drain(..count.min(self.lengths.len())).sum();
-        self.lengths_sum -= held;
-        self.hold.advance(held.min(self.hold.len()));
     }
 
     fn release(&mut self, how: Release, rest: &[u8], fx: &mut impl Effects) {

@@ -8,7 +8,7 @@ use crate::backend::{Discard, KnownServer, Refusal};
 use crate::relay::close::CloseReason;
 use crate::relay::exchange::Exchange;
 use crate::relay::serving::wires::{Outside, Wires};
-use crate::relay::session::{Context as SessionContext, Session};
+use crate::relay::session::{Context as SessionContext, Refused, Session};
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::Sleep;
@@ -26,6 +26,10 @@ use std::time::Duration;
 const TURN_BYTES_MAX: usize = 256 << 10;
 /// Answers of our own that may wait for a client that does not read, before it is not read either.
 const ANSWERS_BYTES_MAX: usize = 256 << 10;
+/// How long a request may wait in the buffer it came in. A queue that moves is shorter: a thousand
+/// waiters before a server that answers a thousand times per second. What waits longer, for a pause
+/// or a server that hangs, is copied, so that it does not keep a queue that moves from buffers.
+const KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct Serving {
@@ -41,6 +45,8 @@ pub struct Serving {
     own_address: Box<str>,
     /// The shard's account of what is held for this client.
     held: Option<Held>,
+    /// Since when requests have kept a buffer from its ring.
+    kept_since: Option<Duration>,
 }
 
 impl Serving {
@@ -49,11 +55,11 @@ impl Serving {
         version: Version,
         is_manifest: bool,
         login_by: Duration,
-        present: &Present,
+        refused: Option<Box<Refused>>,
     ) -> Serving {
         let client = world.next_serial();
         let mut session = Session::new(version, is_manifest, client);
-        session.refuses_clients = present.is_too_many;
+        session.refused = refused;
         Serving {
             world: world.clone(),
             exchange: Exchange::new(session),
@@ -72,6 +78,7 @@ impl Serving {
             timer: None,
             own_address: "".into(),
             held: None,
+            kept_since: None,
         }
     }
 
@@ -111,8 +118,7 @@ impl Serving {
                 self.login_by = Some(now + limit);
             }
             if let Some(why) = self.outside.closing.take() {
-                self.world.note_holder(self.outside.client, 0, true);
-                self.outside.part();
+                self.part();
                 return Poll::Ready(why);
             }
             if moved == before && self.poll_time(stream, cx).is_pending() {
@@ -124,6 +130,15 @@ impl Serving {
                 return Poll::Pending;
             }
         }
+    }
+
+    /// Leaves nothing of this client behind.
+    fn part(&mut self) {
+        self.world.note_holder(self.outside.client, 0, true);
+        if self.kept_since.take().is_some() {
+            self.world.note_kept(false);
+        }
+        self.outside.part();
     }
 
     /// A login's outcome, or a lease.
@@ -305,7 +320,9 @@ impl Serving {
         let message = self.is_stalling().then_some(self.progress_at + options.message_within);
         let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
         let idle = idle.map(|limit| self.progress_at + limit);
-        let mut all = session.into_iter().chain(message).chain(idle).chain(self.login_by);
+        let kept = self.kept_since.map(|since| since + KEPT_FOR);
+        let all = session.into_iter().chain(message).chain(idle).chain(kept);
+        let mut all = all.chain(self.login_by);
         let first = all.next()?;
         Some(all.fold(first, Duration::min))
     }
@@ -319,6 +336,10 @@ impl Serving {
     fn time_over(&mut self, stream: &Stream, now: Duration) {
         let options = &self.world.options;
         let idle = options.client_idle.filter(|_| self.exchange.session.is_idle());
+        if self.kept_since.is_some_and(|since| since + KEPT_FOR <= now) {
+            self.exchange.copy_kept();
+            return self.note_kept();
+        }
         if self.login_by.is_some_and(|by| by <= now) {
             return self.event(stream, None, |exchange, cx, wires| {
                 exchange.session.login_over();
@@ -346,6 +367,7 @@ impl Serving {
     /// Keeps the account of held bytes: after every event, since any may have sent them on. When
     /// the shard's budget is used up, whoever holds most is closed.
     fn account(&mut self, stream: &Stream) {
+        self.note_kept();
         let bytes = self.exchange.held_bytes();
         let (client, before) = (self.outside.client, self.held.as_ref().map_or(0, Held::bytes));
         if bytes == before {
@@ -367,6 +389,14 @@ impl Serving {
         }
         if self.world.note_holder(client, bytes, is_in_budget) == Some(client) {
             self.close(CloseReason::HeapBudget, stream);
+        }
+    }
+
+    fn note_kept(&mut self) {
+        let is_kept = self.exchange.is_keeping();
+        if is_kept != self.kept_since.is_some() {
+            self.kept_since = is_kept.then_some(self.progress_at); // it came just now
+            self.world.note_kept(is_kept);
         }
     }
 
@@ -410,7 +440,8 @@ impl Serving {
             routes: &self.world.routes,
         };
         let outside = &mut self.outside;
-        let mut wires = Wires { stream, chunk, up: 0..0, down: 0..0, own: Vec::new(), outside };
+        let (up, down, own) = (0..0, 0..0, Vec::new());
+        let mut wires = Wires { stream, chunk, kept: None, up, down, own, outside };
         body(&mut self.exchange, cx, &mut wires);
         wires.flush();
         let made = std::mem::take(&mut self.exchange.session.failures_made);

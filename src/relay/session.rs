@@ -84,6 +84,13 @@ impl Default for SessionLimits {
     }
 }
 
+/// A client that is not served.
+#[derive(Debug)]
+pub struct Refused {
+    pub failure: Failure,
+    pub why: CloseReason,
+}
+
 /// A request as far as it has come.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
@@ -223,8 +230,8 @@ pub struct Session {
     spoke_at: Duration,
     noop_after: Option<Duration>,
     actions: VecDeque<Action>,
-    /// `limits.clients` is reached: HELLO is answered with that.
-    pub refuses_clients: bool,
+    /// Whoever greets is told this and closed.
+    pub refused: Option<Box<Refused>>,
     /// FAILUREs of our own since this was last looked at.
     pub failures_made: u32,
     pub planted: Planted,
@@ -259,7 +266,7 @@ impl Session {
             spoke_at: Duration::ZERO,
             noop_after: None,
             actions: VecDeque::with_capacity(ACTIONS_ROOM),
-            refuses_clients: false,
+            refused: None,
             failures_made: 0,
             planted: Planted::default(),
         }

@@ -2,8 +2,10 @@
 
 use crate::relay::close::CloseReason;
 use crate::relay::doors::{self, Door, Entrance};
+use crate::relay::reply;
 use crate::relay::serving::Serving;
-use crate::relay::whole_session;
+use crate::relay::session::Refused;
+use crate::relay::whole_session::{self, Opened, Unserved};
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
@@ -20,6 +22,9 @@ use zeroize::Zeroizing;
 
 /// Magic and four proposals.
 const PROPOSALS_LENGTH: usize = 20;
+/// Session mode: for the handshake and HELLO of a client that is told why it is not served. Drivers
+/// need two round trips for it.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Accepts for as long as the shard lives; every client gets a task.
 pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
@@ -34,7 +39,7 @@ async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let present = Present::enter(&world);
     let login_by = world.driver.now() + world.options.login_within;
     // Boxed is what an idle client does not need: a task is as large as the largest that it awaits.
-    let entered = Box::pin(enter(&world, door, conn)).await;
+    let entered = Box::pin(enter(&world, door, conn, &present, login_by)).await;
     let Entered { greeted, stream, rest, address } = entered;
     let Some(stream) = stream else { return };
     let why = match greeted {
@@ -59,9 +64,15 @@ struct Entered {
     address: Option<Box<SocketAddr>>,
 }
 
-async fn enter(world: &Rc<World>, door: Rc<Door>, conn: Conn) -> Entered {
+async fn enter(
+    world: &Rc<World>,
+    door: Rc<Door>,
+    conn: Conn,
+    present: &Present,
+    login_by: Duration,
+) -> Entered {
     let mut entrance = Entrance::new(world.clone(), door, conn);
-    let greeted = greet(world, &mut entrance).await;
+    let greeted = greet(world, &mut entrance, present, login_by).await;
     // Asking for addresses costs system calls.
     let is_told = tracing::enabled!(tracing::Level::DEBUG);
     let ends = if is_told { entrance.ends() } else { None };
@@ -79,42 +90,83 @@ async fn serve(
     login_by: Duration,
 ) -> CloseReason {
     match greeted {
-        Greeted::Bolt { version, is_manifest } => {
+        Greeted::Bolt(bolt) => {
+            let Bolt { version, is_manifest, login_by, refused } = bolt;
             // The serving state is what an idle client costs; what came before it is gone by now.
-            let mut serving = Serving::new(world, version, is_manifest, login_by, present);
+            let mut serving = Serving::new(world, version, is_manifest, login_by, refused);
             if !rest.is_empty() {
                 serving.feed(Bytes::from_owner(rest).into(), stream);
             }
             poll_fn(|cx| serving.poll(stream, present, cx)).await
         }
-        Greeted::Session { opening } => {
-            let first = whole_session::First { opening, bytes: rest };
-            Box::pin(whole_session::serve(world, stream, present, first, login_by)).await
+        Greeted::Session(opened) => {
+            let session = whole_session::serve(world, stream, present, *opened, rest, login_by);
+            Box::pin(session).await
         }
     }
 }
 
 /// How the first bytes were answered.
 enum Greeted {
-    Bolt {
-        version: Version,
-        is_manifest: bool,
-    },
-    /// Session mode: the server answers the handshake itself. It may have to be told first who
-    /// comes.
-    Session {
-        opening: Option<Chunk>,
-    },
+    Bolt(Bolt),
+    /// Session mode: the server answers the handshake itself.
+    Session(Box<Opened>),
 }
 
-/// Finds the handshake, and agrees on a version.
-async fn greet(world: &Rc<World>, entrance: &mut Entrance) -> Result<Greeted, CloseReason> {
+/// A version is agreed on.
+struct Bolt {
+    version: Version,
+    is_manifest: bool,
+    login_by: Duration,
+    /// A client that is only told why it is not served.
+    refused: Option<Box<Refused>>,
+}
+
+/// Finds the handshake; in session mode, who answers it; and agrees on a version.
+async fn greet(
+    world: &Rc<World>,
+    entrance: &mut Entrance,
+    present: &Present,
+    mut login_by: Duration,
+) -> Result<Greeted, CloseReason> {
     entrance.find_bolt().await?;
+    present.note_layers(entrance.stream().layers());
+    let mut refused = present.is_too_many.then(|| {
+        let (failure, why) = (reply::too_many_clients(), CloseReason::TooManyClients);
+        Box::new(Refused { failure, why })
+    });
     if world.options.is_session_mode {
-        let tells = world.options.tells_clients;
-        let opening = tells.map(|version| own(proxy_protocol::header(version, entrance.ends())));
-        return Ok(Greeted::Session { opening });
+        let refusal = match refused {
+            Some(refused) => refused,
+            None => match whole_session::lease(world, entrance.stream(), login_by).await {
+                Ok(lease) => {
+                    let tells = world.options.tells_clients;
+                    let opening =
+                        tells.map(|version| proxy_protocol::header(version, entrance.ends()));
+                    let opening = opening.map(own);
+                    return Ok(Greeted::Session(Box::new(Opened { lease, opening })));
+                }
+                Err(Unserved::Silent(why)) => return Err(why),
+                Err(Unserved::Told(refused)) => refused,
+            },
+        };
+        if !present.tell() {
+            return Err(refusal.why);
+        }
+        entrance.give_time(TOLD_WITHIN);
+        login_by = world.driver.now() + TOLD_WITHIN;
+        refused = Some(refusal);
     }
+    let agreed = agree(world, entrance).await;
+    let (version, is_manifest) = agreed.map_err(|why| match (why, &refused) {
+        (CloseReason::NoVersion, Some(refused)) => refused.why,
+        _ => why,
+    })?;
+    Ok(Greeted::Bolt(Bolt { version, is_manifest, login_by, refused }))
+}
+
+/// Agrees on a version; whether by the manifest.
+async fn agree(world: &Rc<World>, entrance: &mut Entrance) -> Result<(Version, bool), CloseReason> {
     while entrance.bytes().len() < PROPOSALS_LENGTH {
         entrance.more().await?;
     }
@@ -126,7 +178,7 @@ async fn greet(world: &Rc<World>, entrance: &mut Entrance) -> Result<Greeted, Cl
     match world.choose(&proposals, &offered) {
         Choice::Version(version) => {
             entrance.stream().send([own(version.to_bytes().to_vec())]);
-            Ok(Greeted::Bolt { version, is_manifest: false })
+            Ok((version, false))
         }
         Choice::None => {
             entrance.stream().send([own(vec![0; 4])]);
@@ -138,7 +190,7 @@ async fn greet(world: &Rc<World>, entrance: &mut Entrance) -> Result<Greeted, Cl
                 match handshake::parse_manifest_choice(entrance.bytes(), &offered) {
                     Ok(Some((length, Some(version)))) => {
                         entrance.take(length);
-                        return Ok(Greeted::Bolt { version, is_manifest: true });
+                        return Ok((version, true));
                     }
                     Ok(Some((_, None))) | Err(_) => return Err(CloseReason::NoVersion),
                     Ok(None) => entrance.more().await?,

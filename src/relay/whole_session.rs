@@ -1,11 +1,13 @@
 //! Session mode's task: a fresh server connection for one client, every byte relayed, both ends
 //! together.
 
-use crate::backend::Discard;
 use crate::backend::keeper::LeaseOrTicket;
 use crate::backend::lease::Lease;
+use crate::backend::{Discard, Refusal};
 use crate::relay::close::CloseReason;
 use crate::relay::passthrough::{Passthrough, Pipes};
+use crate::relay::reply;
+use crate::relay::session::Refused;
 use crate::relay::world::{Present, World};
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::Sleep;
@@ -22,29 +24,24 @@ use zeroize::Zeroizing;
 /// One connection forwards at most this much before others have their turn.
 const TURN_BYTES_MAX: usize = 256 << 10;
 
-/// What the server is sent first.
-pub struct First {
-    /// Who comes, if it is to be told.
+/// A server connection for one client, and what is sent on it first.
+pub struct Opened {
+    pub lease: Lease,
+    /// Who comes, if the server is to be told.
     pub opening: Option<Chunk>,
-    /// The client's own, which have come already, the magic at their front.
-    pub bytes: Zeroizing<Vec<u8>>,
 }
 
-/// Until either side ends.
+/// Until either side ends. `first` are the client's own bytes which have come already, the magic at
+/// their front.
 pub async fn serve(
     world: &Rc<World>,
     stream: &Stream,
     present: &Present,
-    first: First,
+    opened: Opened,
+    first: Zeroizing<Vec<u8>>,
     login_by: Duration,
 ) -> CloseReason {
-    if present.is_too_many {
-        return CloseReason::TooManyClients; // nothing can be said before the handshake
-    }
-    let lease = match lease(world, stream, login_by).await {
-        Ok(lease) => lease,
-        Err(why) => return why,
-    };
+    let Opened { lease, opening } = opened;
     let address = stream.local_address().map(|address| address.to_string());
     let address = Rc::from(address.unwrap_or_else(|_| "localhost:7687".into()));
     let mut relaying = Relaying {
@@ -55,39 +52,55 @@ pub async fn serve(
         progress_at: world.driver.now(),
         timer: None,
     };
-    relaying.lease.conn().send(first.opening);
-    relaying.client_chunk(Chunk::from(Bytes::from_owner(first.bytes)), stream);
+    relaying.lease.conn().send(opening);
+    relaying.client_chunk(Chunk::from(Bytes::from_owner(first)), stream);
     let why = poll_fn(|cx| relaying.poll(stream, present, cx)).await;
     relaying.lease.discard(Discard::SessionEnded);
     why
 }
 
+/// Why a client gets no connection.
+pub enum Unserved {
+    /// There is nobody to be told, or no time.
+    Silent(CloseReason),
+    Told(Box<Refused>),
+}
+
 /// A connection that nobody has said a word on.
-async fn lease(
+pub async fn lease(
     world: &Rc<World>,
     stream: &Stream,
     login_by: Duration,
-) -> Result<Lease, CloseReason> {
+) -> Result<Lease, Unserved> {
     let ticket = match world.backend.acquire(&world.raw) {
         Ok(LeaseOrTicket::Lease(lease)) => return Ok(lease),
         Ok(LeaseOrTicket::Ticket(ticket)) => ticket,
-        Err(_) => return Err(CloseReason::LoginUnavailable),
+        Err(refusal) => return Err(unserved(&refusal, CloseReason::LoginUnavailable)),
     };
     let mut limit = pin!(world.driver.sleep(login_by.saturating_sub(world.driver.now())));
     let result = poll_fn(|cx| {
         if let Poll::Ready(result) = world.backend.poll_lease(ticket, cx) {
-            return Poll::Ready(result.map_err(|_| CloseReason::LoginUnavailable));
+            let failed = |refusal| unserved(&refusal, CloseReason::LoginUnavailable);
+            return Poll::Ready(result.map_err(failed));
         }
         if limit.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(CloseReason::LoginTimeout));
+            // The word that transaction mode has for it.
+            return Poll::Ready(Err(unserved(&Refusal::TimedOut, CloseReason::LoginTimeout)));
         }
-        stream.poll_dead(cx).map(|()| Err(CloseReason::ClientGone))
+        stream.poll_dead(cx).map(|()| Err(Unserved::Silent(CloseReason::ClientGone)))
     })
     .await;
     if result.is_err() {
         world.backend.withdraw(ticket);
     }
     result
+}
+
+fn unserved(refusal: &Refusal, why: CloseReason) -> Unserved {
+    match refusal {
+        Refusal::Draining => Unserved::Silent(why),
+        _ => Unserved::Told(Box::new(Refused { failure: reply::refused(refusal), why })),
+    }
 }
 
 struct Relaying {

@@ -8,6 +8,7 @@ use crate::relay::session::SessionLimits;
 use crate::transport::driver::Driver;
 use crate::transport::http::Health;
 use crate::transport::proxy_protocol;
+use crate::transport::stream::Layers;
 use crate::wire::handshake::{self, Choice, Proposal};
 use crate::wire::version::Version;
 use rustls::ServerConfig;
@@ -49,10 +50,17 @@ pub struct ClientCounters {
     pub accepted: u64,
     pub logging_in: u64,
     pub serving: u64,
+    /// Clients whose handshake has come, by `Layers`: now, and since the start.
+    pub entered_now: [u64; Layers::ALL.len()],
+    pub entered: [u64; Layers::ALL.len()],
     pub waiting: u64,
     pub closed: [u64; CloseReason::ALL.len()],
     pub failures_made: u64,
 }
+
+/// Session mode: clients of one shard that are told at a time why they are not served. They are let
+/// through the handshake for that; whoever comes beyond is closed without a word.
+const TOLD_MAX: u32 = 32;
 
 /// See the module.
 pub struct World {
@@ -66,6 +74,8 @@ pub struct World {
     pub counters: RefCell<ClientCounters>,
     /// Clients of the whole process; written at accept and close.
     pub clients: Arc<AtomicU32>,
+    /// Clients that are told why they are not served.
+    pub told: Cell<u32>,
     pub health: RefCell<Health>,
     pub is_draining: Cell<bool>,
     /// Draining has taken long enough.
@@ -73,6 +83,8 @@ pub struct World {
     pub serial: Cell<u64>,
     /// Clients that bytes are held for, and how many.
     pub holders: RefCell<HashMap<u64, usize>>,
+    /// Clients whose requests wait in the buffer they came in.
+    pub kept: Cell<usize>,
     /// Who is to be closed because the shard holds too much.
     pub condemned: Cell<Option<u64>>,
     /// What new clients are encrypted with, by listener, in the settings' order.
@@ -138,6 +150,12 @@ impl World {
         Some(largest)
     }
 
+    /// Counts a client that begins or ends to keep a buffer from its ring.
+    pub fn note_kept(&self, is_kept: bool) {
+        let kept = self.kept.get();
+        self.kept.set(if is_kept { kept + 1 } else { kept - 1 });
+    }
+
     /// Whether this client is the one to be closed for what it holds.
     pub fn is_condemned(&self, client: u64) -> bool {
         let is_condemned = self.condemned.get() == Some(client);
@@ -164,6 +182,10 @@ impl World {
 pub struct Present {
     world: Rc<World>,
     is_serving: Cell<bool>,
+    /// Whether it counts for `limits.clients`: one that is not served does not.
+    is_counted: Cell<bool>,
+    is_told: Cell<bool>,
+    layers: Cell<Option<Layers>>,
     pub is_too_many: bool,
 }
 
@@ -172,8 +194,38 @@ impl Present {
         let count = world.clients.fetch_add(1, Ordering::Relaxed);
         let mut counters = world.counters.borrow_mut();
         (counters.accepted, counters.logging_in) = (counters.accepted + 1, counters.logging_in + 1);
-        let is_too_many = count >= world.options.clients_max;
-        Present { world: world.clone(), is_serving: Cell::new(false), is_too_many }
+        let present = Present {
+            world: world.clone(),
+            is_serving: Cell::new(false),
+            is_counted: Cell::new(true),
+            is_told: Cell::new(false),
+            layers: Cell::new(None),
+            is_too_many: count >= world.options.clients_max,
+        };
+        if present.is_too_many {
+            present.uncount();
+        }
+        present
+    }
+
+    /// Makes room to tell it why it is not served; false if there is none.
+    pub fn tell(&self) -> bool {
+        let told = self.world.told.get();
+        if told >= TOLD_MAX {
+            return false;
+        }
+        self.uncount();
+        self.is_told.set(true);
+        self.world.told.set(told + 1);
+        true
+    }
+
+    /// Its handshake has come, through these layers.
+    pub fn note_layers(&self, layers: Layers) {
+        let mut counters = self.world.counters.borrow_mut();
+        counters.entered[layers as usize] += 1;
+        counters.entered_now[layers as usize] += 1;
+        self.layers.set(Some(layers));
     }
 
     /// The login is done.
@@ -188,12 +240,24 @@ impl Present {
     pub fn close(&self, why: CloseReason) {
         self.world.counters.borrow_mut().closed[why as usize] += 1;
     }
+
+    fn uncount(&self) {
+        if self.is_counted.replace(false) {
+            self.world.clients.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Drop for Present {
     fn drop(&mut self) {
-        self.world.clients.fetch_sub(1, Ordering::Relaxed);
+        self.uncount();
+        if self.is_told.get() {
+            self.world.told.set(self.world.told.get() - 1);
+        }
         let mut counters = self.world.counters.borrow_mut();
+        if let Some(layers) = self.layers.get() {
+            counters.entered_now[layers as usize] -= 1;
+        }
         match self.is_serving.get() {
             true => counters.serving -= 1,
             false => counters.logging_in -= 1,

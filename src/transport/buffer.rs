@@ -313,6 +313,20 @@ impl Chunk {
         Chunk { backing, start, end }
     }
 
+    /// Takes in `next` if it lies right behind in the same buffer; else nothing changes.
+    pub fn try_join(&mut self, next: &Chunk) -> bool {
+        let is_same = match (&self.backing, &next.backing) {
+            (Backing::Ring { pool, id }, Backing::Ring { pool: other, id: next }) => {
+                Rc::ptr_eq(pool, other) && id == next
+            }
+            (Backing::Own(bytes), Backing::Own(next)) => Rc::ptr_eq(bytes, next),
+            _ => false,
+        };
+        let is_next = is_same && self.end == next.start;
+        self.end = if is_next { next.end } else { self.end };
+        is_next
+    }
+
     /// Changes the bytes, in place if nobody else reads this buffer, else in a copy. Returns what
     /// `body` returned, and how many bytes were copied.
     pub fn edit<T>(&mut self, body: impl FnOnce(&mut [u8]) -> T) -> (T, usize) {
@@ -416,6 +430,25 @@ fn length_of(bytes: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_neighbours_in_one_buffer_are_joined() {
+        let pool = Pool::new(2, 16, Planted::Nothing).unwrap();
+        let mut lent = Vec::new();
+        pool.lend(pool.id_at(0), 32, |chunk| lent.push(chunk));
+        let mut front = lent[0].slice(0..4);
+        assert!(!front.try_join(&lent[0].slice(5..6)), "a byte lies between them");
+        assert!(!front.try_join(&lent[0].slice(0..4)), "the same bytes again");
+        assert!(!front.try_join(&lent[1].slice(4..6)), "another buffer");
+        assert!(!front.try_join(&Chunk::from_static(b"efgh").slice(0..1)), "other memory");
+        assert_eq!(front.len(), 4);
+        assert!(front.try_join(&lent[0].slice(4..16)));
+        assert_eq!((&*front, pool.lent()), (&*lent[0], 2));
+        drop(lent);
+        assert_eq!(pool.lent(), 1, "the joined chunk is one holder");
+        drop(front);
+        assert_eq!(pool.lent(), 0);
+    }
 
     #[test]
     fn chunks_split_without_copying_whatever_they_lie_in() {

@@ -206,6 +206,11 @@ impl Driver {
         }
     }
 
+    /// Whether one more request may wait in the buffer it came in, beside `kept` that do.
+    pub fn may_keep(&self, kept: usize) -> bool {
+        self.state.borrow().may_keep(kept)
+    }
+
     /// The time of this shard's deadlines: monotonic, since some fixed moment.
     pub fn now(&self) -> Duration {
         ring::monotonic()

@@ -1,11 +1,12 @@
-//! How many copied bytes one shard may hold. Pure bookkeeping, one shard's own.
+//! How many copied bytes one shard may hold. Pure bookkeeping, one shard's own. A request that
+//! waits in the buffer it came in counts as if it were copied, so that it can be at any time.
 //!
 //! Invariant: `bytes_held` is the sum of all living `Held`, and never above the limit.
 
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// The budget of one shard for bytes that were taken out of the ring's buffers.
+/// The budget of one shard for bytes that are, or may have to be, taken out of the ring's buffers.
 pub struct HeapBudget {
     bytes_max: usize,
     bytes_held: Cell<usize>,

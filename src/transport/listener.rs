@@ -85,6 +85,37 @@ pub fn has_ipv6() -> bool {
     Socket::new(Domain::IPV6, Type::STREAM, None).is_ok()
 }
 
+/// Those of a name's addresses that can be listened on, each once: many a `localhost` is also
+/// `::1` where IPv6 is switched off. All of them if this machine has none, so that a bind tells
+/// why. Port 0 would be another one for each, so then it is the first only.
+pub fn own_of_name(name: &str, mut found: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    found.sort();
+    found.dedup();
+    let (mut own, foreign): (Vec<_>, Vec<_>) =
+        found.iter().copied().partition(|address| is_own(*address));
+    if own.is_empty() {
+        own = found;
+    } else {
+        for address in foreign {
+            tracing::info!("{name} is also {address}, which this machine has not: left out");
+        }
+    }
+    if own.first().is_some_and(|address| address.port() == 0) {
+        own.truncate(1);
+    }
+    own
+}
+
+/// False only if the kernel says that it knows no such address or family.
+fn is_own(address: SocketAddr) -> bool {
+    let any_port = SocketAddr::new(address.ip(), 0);
+    let outcome = socket_for(any_port, true).and_then(|socket| socket.bind(&any_port.into()));
+    let is_unknown = |error: io::Error| {
+        matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
+    };
+    !outcome.is_err_and(is_unknown)
+}
+
 /// A Unix socket's place in the file system; it goes when this is dropped.
 #[derive(Debug)]
 pub struct SocketFile {
@@ -222,6 +253,21 @@ mod tests {
         TcpStream::connect(("::1", port)).unwrap();
         drop(four);
         TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    }
+
+    #[test]
+    fn addresses_of_a_name_that_this_machine_has_not_are_left_out() {
+        // For documentation (RFC 5737, RFC 3849): no machine has them.
+        let foreign = ["192.0.2.1:7687", "[2001:db8::1]:7687"].map(|text| text.parse().unwrap());
+        let own: SocketAddr = "127.0.0.1:7687".parse().unwrap();
+        let found = vec![foreign[1], own, foreign[0], own];
+        assert_eq!(own_of_name("localhost", found), [own]);
+        // Nothing is left: all stay, and a bind says why.
+        assert_eq!(own_of_name("elsewhere", foreign.to_vec()), foreign);
+        assert!(bind(foreign[0], 1).unwrap_err().contains("its own"));
+        let any_port = ["192.0.2.1:0", "127.0.0.1:0", "127.0.0.2:0"];
+        let any_port = any_port.map(|text| text.parse().unwrap());
+        assert_eq!(own_of_name("localhost", any_port.to_vec()), [any_port[1]]);
     }
 
     #[test]

@@ -18,7 +18,8 @@ pub struct Options {
     /// Bytes a connection may queue towards one peer before its source is not read; fewer while the
     /// shard is short of memory, as of the credit (`receive::PRESSED_BYTES`).
     pub queue_bytes_max: usize,
-    /// Bytes held outside the ring's buffers: stuck sends, and what tasks hold (`Driver::heap`).
+    /// Bytes held for peers that wait or are slow: stuck sends, and what tasks hold
+    /// (`Driver::heap`).
     pub heap_bytes_max: usize,
     pub planted: Planted,
 }

@@ -1,7 +1,7 @@
 //! The pump: the one task per shard that turns completions into wakes, and puts the shard to sleep.
 //!
 //! Laws: nothing blocks while a woken task has not run; the eventfd is on around every park in
-//! glommio, because glommio 0.9.0 may park with runnable tasks.
+//! glommio, because glommio 0.9.0 may park with runnable tasks (see `runtime`).
 
 use crate::transport::driver::{Driver, store};
 use crate::transport::ring;
@@ -17,7 +17,8 @@ use std::time::Duration;
 /// Silence before the shard goes idle: shorter pauses between requests are cheaper slept in our own
 /// ring.
 const SILENT_TICKS: u32 = 3;
-/// glommio 0.9.0 can park with runnable tasks; two beats with no common period bound that stall.
+/// How often an idle shard is looked at, and glommio woken if it has parked wrongly; of two beats
+/// with no common period one comes soon.
 const HEARTBEATS: [Duration; 2] = [Duration::from_millis(233), Duration::from_millis(317)];
 
 /// Starts the shard's three background tasks. The error is that of a missing descriptor.

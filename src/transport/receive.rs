@@ -6,7 +6,7 @@
 
 use crate::transport::buffer::{Chunk, Pool, enqueue};
 use crate::transport::ring::{Cqe, Receive, Ring};
-use crate::transport::socket::{Key, Operation, Receiving, Socket, user_data};
+use crate::transport::socket::{Key, Operation, Receiving, Side, Socket, user_data};
 use crate::transport::state::State;
 use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
@@ -56,6 +56,15 @@ impl State {
     pub fn is_pressed(&self) -> bool {
         let is_half_lent = |pool: &Rc<Pool>| pool.lent() > pool.entries() / 2;
         self.pools.iter().any(is_half_lent) || self.heap.bytes_held() > self.heap.bytes_max() / 4
+    }
+
+    /// Whether one more request may wait in the buffer it came in, beside `kept` that do. A quarter
+    /// of the clients' buffers may: that alone neither presses the shard nor keeps those parked
+    /// from what they are waiting for. None while half of the buffers are out: what moves needs
+    /// the others.
+    pub fn may_keep(&self, kept: usize) -> bool {
+        let pool = &self.pools[Side::Accepted as usize];
+        kept < usize::from(pool.entries() / 4) && pool.lent() <= pool.entries() / 2
     }
 
     /// How a receive is armed now.

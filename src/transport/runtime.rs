@@ -2,7 +2,13 @@
 //! builder, tasks, timers and blocking pool, so that a patched copy can be swapped in here.
 //!
 //! Timers of this module are late by up to a tick while a shard is busy; connections have theirs on
-//! the driver's wheel. The preempt timer is left at glommio's 100 ms: shorter ones cost interrupts.
+//! the driver's wheel.
+//!
+//! glommio 0.9.0 can park while tasks are ready to run: when its preempt timer fires after it was
+//! armed and before the first task runs, as it does if the thread has lost its CPU there. It wakes
+//! with the next timer or completion; but if what the tasks wait for has all come already, there is
+//! none, and the executor sleeps for ever. So the timer is made a long one, and every executor has
+//! beats of which some always lie ahead.
 
 use crate::transport::ring::{self, Ring};
 use futures_lite::FutureExt;
@@ -17,6 +23,15 @@ use std::time::Duration;
 /// glommio pins its registered I/O memory three times and sockets do not use it; its default of
 /// 10 MiB would not fit the usual limit of locked memory.
 const IO_MEMORY_BYTES: usize = 64 << 10;
+
+/// One queue of tasks has nobody to be preempted for, so the preempt timer only does harm (see the
+/// module): a thread that loses its CPU for glommio's 100 ms is common on a busy machine, one for
+/// so long is not.
+const PREEMPT_AFTER: Duration = Duration::from_secs(10);
+/// Between two beats of one kind, and kinds: whoever parks wrongly is up again after a second, even
+/// if it was late by two for what it should have done before.
+const BEAT_PERIOD: Duration = Duration::from_secs(3);
+const BEATS: u32 = 3;
 
 /// A task of the current executor. Dropping it cancels the task; `detach` lets it run on.
 pub use glommio::Task;
@@ -72,15 +87,48 @@ where
     F: Future<Output = T> + 'static,
     T: Send + 'static,
 {
+    start_preempted(name, cpu, PREEMPT_AFTER, start)
+}
+
+fn start_preempted<G, F, T>(
+    name: &str,
+    cpu: Option<usize>,
+    preempt_after: Duration,
+    start: G,
+) -> io::Result<JoinHandle<T>>
+where
+    G: FnOnce() -> F + Send + 'static,
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
     check_ring()?;
     let placement = cpu.map_or(Placement::Unbound, Placement::Fixed);
+    let start = move || {
+        (0..BEATS).for_each(|number| drop(spawn_local(beat(number)).detach()));
+        start()
+    };
     LocalExecutorBuilder::new(placement)
         .name(name)
         .io_memory(IO_MEMORY_BYTES)
+        .preempt_timer(preempt_after)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
         .spawn(start)
         .map(JoinHandle)
         .map_err(|error| io::Error::other(error.to_string()))
+}
+
+async fn beat(number: u32) {
+    loop {
+        let now = ring::monotonic();
+        sleep(next_beat(number, now) - now).await;
+    }
+}
+
+/// By the clock and not by when the last one came: beats that come late together part again.
+fn next_beat(number: u32, now: Duration) -> Duration {
+    let offset = BEAT_PERIOD / BEATS * number;
+    let passed = (now + BEAT_PERIOD - offset).as_millis() / BEAT_PERIOD.as_millis();
+    BEAT_PERIOD * u32::try_from(passed).unwrap_or(u32::MAX) + offset
 }
 
 /// Whether io_uring is to be had at all, in one line if not: glommio panics where it is refused.
@@ -135,6 +183,57 @@ mod tests {
         assert_eq!(within_quota(vec![5], 0), [5]);
         assert_eq!(within_quota(Vec::new(), 4), [0]);
         assert!(!allowed_cpus().is_empty());
+    }
+
+    #[test]
+    fn a_later_beat_stands_whenever_one_is_due() {
+        let mut now = Duration::from_millis(7);
+        for _ in 0..100 {
+            let beats: Vec<Duration> = (0..BEATS).map(|number| next_beat(number, now)).collect();
+            let first = *beats.iter().min().unwrap();
+            assert!(beats.iter().all(|beat| *beat > now && *beat <= now + BEAT_PERIOD));
+            assert!(first <= now + BEAT_PERIOD / BEATS);
+            // Two of the three stand later than this one by a third of the period.
+            let later = |beat: &&Duration| **beat >= first + BEAT_PERIOD / BEATS;
+            assert_eq!(beats.iter().filter(later).count(), 2);
+            now = first;
+        }
+    }
+
+    /// How many steps of a millisecond an executor has made after half a second, and whether it
+    /// then makes one more: its preempt timer fires as soon as this.
+    fn steps(preempt_after: Duration) -> (usize, bool) {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let start = move || async move {
+            while sender.send(()).is_ok() {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let _runs_on = start_preempted("test", None, preempt_after, start);
+        #[expect(clippy::disallowed_methods, reason = "the executor has a thread of its own")]
+        std::thread::sleep(Duration::from_millis(500));
+        let count = receiver.try_iter().count();
+        // The first may have been on its way.
+        let next = |_| receiver.recv_timeout(BEAT_PERIOD * 6).is_ok();
+        let goes_on = count < STEPS_MIN || (0..5).all(next);
+        (count, goes_on)
+    }
+
+    /// Below, an executor is hardly ever let run, and nothing can be said of it.
+    const STEPS_MIN: usize = 40;
+
+    #[test]
+    fn an_executor_that_parks_with_runnable_tasks_wakes_again() {
+        // Somewhere between, the timer fires now and then at the wrong moment: without the beats a
+        // third of these executors stopped for ever.
+        let threads: Vec<_> = (8..40u64)
+            .step_by(2)
+            .map(|micros| std::thread::spawn(move || steps(Duration::from_micros(micros))))
+            .collect();
+        let all: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        println!("{all:?}");
+        assert!(all.iter().any(|(count, _)| *count >= STEPS_MIN), "none ran: {all:?}");
+        assert!(all.iter().all(|(_, goes_on)| *goes_on), "one has stopped for ever: {all:?}");
     }
 
     #[test]

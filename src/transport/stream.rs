@@ -27,6 +27,30 @@ pub enum Stream {
     WebSocket(Box<WebSocket>),
 }
 
+/// What lies around a client's Bolt, as far as operators want to know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layers {
+    Plain,
+    Tls,
+    WebSocket,
+    /// WebSocket over TLS.
+    Both,
+}
+
+impl Layers {
+    pub const ALL: [Layers; 4] = [Layers::Plain, Layers::Tls, Layers::WebSocket, Layers::Both];
+
+    /// The label in `boltmux_clients{transport}`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Layers::Plain => "bolt",
+            Layers::Tls => "tls",
+            Layers::WebSocket => "websocket",
+            Layers::Both => "wss",
+        }
+    }
+}
+
 /// Forwards to the variant's method of the same name.
 macro_rules! forward {
     ($self:ident, $stream:ident => $call:expr) => {
@@ -154,6 +178,17 @@ impl Stream {
             Stream::Tls(stream) => stream.detach().await,
             // A bare socket would have lost where the frames are.
             Stream::WebSocket(_) => None,
+        }
+    }
+
+    pub fn layers(&self) -> Layers {
+        match self {
+            Stream::Tcp(_) => Layers::Plain,
+            Stream::Tls(_) => Layers::Tls,
+            Stream::WebSocket(stream) => match stream.inner() {
+                Stream::Tls(_) => Layers::Both,
+                _ => Layers::WebSocket,
+            },
         }
     }
 

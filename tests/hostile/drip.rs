@@ -4,11 +4,15 @@
 //! The test is small and its deadlines are short; `tests/drip` runs it with thousands of clients
 //! and the deadlines that are the default.
 
-use crate::client::{Client, MAGIC, PASSWORD, V5_4, chunked, encode, hello, logon, proposals};
-use crate::frames::{BINARY, PING, frame, request};
+mod phases;
+
+use self::phases::{Phase, Step, phases};
+use crate::certificates::{Authority, Folder};
+use crate::client::{Client, V5_4};
 use crate::process::Process;
 use boltmux::synthetic::{Options, Server};
-use boltmux::wire::message::tag;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -19,66 +23,20 @@ use std::time::{Duration, Instant};
 const LATE_MAX: Duration = Duration::from_secs(1);
 /// How often it is looked whether a connection was cut.
 const LOOK: Duration = Duration::from_millis(50);
-const MASK: [u8; 4] = [0xA5, 0x0F, 0x3C, 0x81];
+const HOST: &str = "bolt.example";
 
-/// Where a client begins to say one byte at a time.
-struct Phase {
-    name: &'static str,
-    /// Said at once, in this order; each part is answered before the next is said.
-    before: Vec<Vec<u8>>,
-    /// Said byte by byte, from the beginning again when all is said.
-    drips: Vec<u8>,
-    /// Whether the deadline is that of the login, or of the first bytes.
-    is_login: bool,
-}
-
-fn phases() -> Vec<Phase> {
-    let upgrade = || (request() + "\r\n").into_bytes();
-    let framed = |bytes: &[u8]| frame(BINARY, bytes, MASK);
-    let agreed = || proposals(&[V5_4.to_bytes()]);
-    let long = encode(tag::HELLO, &[(*"x".repeat(7000)).into()]);
-    let long_logon = encode(tag::LOGON, &[(*"x".repeat(7000)).into()]);
-    let greeting = || hello(V5_4, "neo4j", PASSWORD);
-    let entered = || [greeting(), logon("neo4j", PASSWORD)].concat();
-    let phase = |name, before, drips, is_login| Phase { name, before, drips, is_login };
-    let get = [b"GET /".to_vec(), vec![b'a'; 6000]].concat();
-    let unfinished = request() + "X: ";
-    vec![
-        phase("says nothing", vec![], vec![], false),
-        phase("the magic and proposals of zero", vec![], [&MAGIC[..], &[0; 15]].concat(), false),
-        phase("a path of HTTP", vec![], get, false),
-        phase("a head of an upgrade", vec![], unfinished.into_bytes(), false),
-        phase(
-            "a frame",
-            vec![upgrade()],
-            [&[0x02, 0xFE, 16, 0, 0, 0, 0, 0], &MAGIC[..]].concat(),
-            false,
-        ),
-        phase("Pings behind WebSocket", vec![upgrade()], frame(PING, b"", MASK), false),
-        phase(
-            "a choice out of the manifest",
-            vec![proposals(&[[0, 0, 1, 0xFF]])],
-            [&[0, 0, 8, 5][..], &[0x80; 9]].concat(),
-            false,
-        ),
-        phase("no-ops before HELLO", vec![agreed()], vec![0], true),
-        phase("a long HELLO", vec![agreed()], long.clone(), true),
-        phase("a HELLO in chunks of a byte", vec![agreed()], chunked(&long[2..100], 1), true),
-        phase("a HELLO behind WebSocket", vec![upgrade(), framed(&agreed())], framed(&long), true),
-        phase("no-ops before LOGON", vec![agreed(), greeting()], vec![0], true),
-        phase("a long LOGON", vec![agreed(), greeting()], long_logon.clone(), true),
-        phase(
-            "a LOGON after LOGOFF",
-            vec![agreed(), entered(), encode(tag::LOGOFF, &[])],
-            long_logon,
-            true,
-        ),
-    ]
+/// How the process is reached.
+#[derive(Clone)]
+struct Doors {
+    plain: SocketAddr,
+    balanced: SocketAddr,
+    tls: Arc<ClientConfig>,
 }
 
 /// One client, as far as it has come.
 struct Drip {
     stream: TcpStream,
+    tls: Option<Box<ClientConnection>>,
     phase: usize,
     said: usize,
     started: Instant,
@@ -87,27 +45,74 @@ struct Drip {
 
 impl Drip {
     /// Says all but what drips, and takes the answers.
-    fn start(address: SocketAddr, phase: usize, setup: &Phase) -> Drip {
-        let mut started = Instant::now();
-        let mut stream = TcpStream::connect(address).expect("the proxy listens");
+    fn start(doors: &Doors, phase: usize, setup: &Phase) -> Drip {
+        let address = if setup.is_balanced { doors.balanced } else { doors.plain };
+        let started = Instant::now();
+        let stream = TcpStream::connect(address).expect("the proxy listens");
         stream.set_nodelay(true).unwrap();
-        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-        for part in &setup.before {
-            if part == &encode(tag::LOGOFF, &[]) {
-                started = Instant::now(); // from here on it is a stranger again
-            }
-            stream.write_all(part).unwrap();
-            // Answers come in one piece, or the rest is read later.
-            let _ = stream.read(&mut [0; 4096]);
-        }
-        stream.set_nonblocking(true).unwrap();
-        Drip { stream, phase, said: 0, started, cut_after: None }
+        stream.set_read_timeout(Some(crate::client::PATIENCE)).unwrap();
+        let mut drip = Drip { stream, tls: None, phase, said: 0, started, cut_after: None };
+        setup.before.iter().for_each(|step| drip.go(step, &doors.tls));
+        drip.stream.set_nonblocking(true).unwrap();
+        drip
     }
 
-    fn say(&mut self, drips: &[u8]) {
-        if let Some(byte) = drips.get(self.said % drips.len().max(1)) {
+    fn go(&mut self, step: &Step, config: &Arc<ClientConfig>) {
+        let fresh = || {
+            let name = ServerName::try_from(HOST).unwrap();
+            Box::new(ClientConnection::new(config.clone(), name).unwrap())
+        };
+        match step {
+            Step::Say(bytes) => self.send(bytes).unwrap(),
+            Step::Ask(bytes) => self.ask(bytes),
+            Step::Leave(bytes) => {
+                self.started = Instant::now();
+                self.ask(bytes);
+            }
+            Step::Encrypt => {
+                let mut tls = fresh();
+                while tls.is_handshaking() {
+                    tls.complete_io(&mut self.stream).expect("TLS is agreed on");
+                }
+                self.tls = Some(tls);
+            }
+            Step::HalfEncrypt => {
+                fresh().write_tls(&mut self.stream).unwrap();
+                self.answer();
+            }
+            Step::Raw => self.tls = None,
+        }
+    }
+
+    fn ask(&mut self, bytes: &[u8]) {
+        self.send(bytes).unwrap();
+        self.answer();
+    }
+
+    /// An answer comes in one piece, or its rest is read later.
+    fn answer(&mut self) {
+        let mut bytes = [0; 4096];
+        let count = match &mut self.tls {
+            Some(tls) => rustls::Stream::new(&mut **tls, &mut self.stream).read(&mut bytes),
+            None => self.stream.read(&mut bytes),
+        };
+        assert!(count.expect("an answer") > 0, "cut before it was slow");
+    }
+
+    fn send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.tls {
+            Some(tls) => {
+                tls.writer().write_all(bytes)?;
+                tls.write_tls(&mut self.stream).map(|_| ())
+            }
+            None => self.stream.write_all(bytes),
+        }
+    }
+
+    fn say(&mut self, drips: &[Vec<u8>]) {
+        if let Some(bytes) = drips.get(self.said % drips.len().max(1)) {
             self.said += 1;
-            let _ = self.stream.write(&[*byte]);
+            let _ = self.send(bytes);
         }
     }
 
@@ -193,7 +198,7 @@ impl Scale {
                 is_large: true,
             },
             None => Scale {
-                drips: 90,
+                drips: 111,
                 honest: 8,
                 pause: Duration::from_millis(20),
                 first_bytes: Duration::from_millis(1000),
@@ -205,23 +210,36 @@ impl Scale {
     }
 }
 
+/// A process with a door for clients, TLS or not, and one for balancers.
+fn open(scale: &Scale, uplink: SocketAddr, folder: &Folder) -> (Process, Doors) {
+    let authority = Authority::new();
+    let own = authority.certificate(&[HOST]);
+    let chain = folder.write("own.pem", &[own.key.as_str(), own.chain.as_str()].concat());
+    let (first_bytes, login) = (scale.first_bytes.as_millis(), scale.login.as_millis());
+    let text = format!(
+        "[timeouts]\nfirst_bytes = \"{first_bytes}ms\"\nlogin = \"{login}ms\"\n\
+         [pool]\nidle_timeout = \"1s\"\n\
+         [[listen]]\nbind = \"127.0.0.1:0\"\ncert = [\"{chain}\"]\n\
+         [[listen]]\nbind = \"127.0.0.1:0\"\ncert = [\"{chain}\"]\n\
+         proxy_protocol = \"required\"\nproxy_networks = [\"127.0.0.0/8\"]\n"
+    );
+    let process = Process::start_with_file(&folder.path(""), uplink, &text);
+    let (plain, balanced) = (process.address, process.last_address);
+    assert_ne!(plain, balanced);
+    (process, Doors { plain, balanced, tls: authority.client() })
+}
+
 #[test]
 fn a_byte_at_a_time_renews_no_deadline() {
     let (scale, phases) = (Scale::chosen(), phases());
-    let server = Server::start(Options::default()).unwrap();
-    let pairs = [
-        format!("timeouts.first_bytes={}ms", scale.first_bytes.as_millis()),
-        format!("timeouts.login={}ms", scale.login.as_millis()),
-        "pool.idle_timeout=1s".into(),
-    ];
-    let pairs: Vec<&str> = pairs.iter().map(String::as_str).collect();
-    let mut process = Process::start(server.address(), &pairs);
+    let (server, folder) = (Server::start(Options::default()).unwrap(), Folder::new());
+    let (mut process, doors) = open(&scale, server.address(), &folder);
     process.until("the server is known", || process.metric("server_reachable", "") == 1);
-    let address = process.address;
+    let address = doors.plain;
     let alone = for_a_while(address, &scale, || std::thread::sleep(scale.login / 2));
     let (files, memory, before) = crate::run::at_rest(&process);
     let mut drips = Vec::new();
-    let beside = for_a_while(address, &scale, || drips = drip(address, &scale, &phases));
+    let beside = for_a_while(address, &scale, || drips = drip(&doors, &scale, &phases));
     report(&scale, &phases, &drips);
     process.until("all are counted", || {
         process.clients() == 0 && {
@@ -233,7 +251,8 @@ fn a_byte_at_a_time_renews_no_deadline() {
     });
     crate::run::is_as_before(&mut process, files, memory + (64 << 20));
     let (alone, beside) = (percentile_99(&alone), percentile_99(&beside));
-    println!("99 of 100 honest answers within {alone:?} alone, {beside:?} beside the others");
+    let ratio = beside.as_secs_f64() / alone.as_secs_f64();
+    println!("99 of 100 honest answers within {alone:?} alone, {beside:?} beside: {ratio:.2}");
     if scale.is_large {
         assert!(beside <= 2 * alone, "honest clients wait more than twice as long");
     }
@@ -249,15 +268,16 @@ fn for_a_while(address: SocketAddr, scale: &Scale, work: impl FnOnce()) -> Vec<D
 }
 
 /// All phases side by side, until the last connection was cut.
-fn drip(address: SocketAddr, scale: &Scale, phases: &[Phase]) -> Vec<Drip> {
+fn drip(doors: &Doors, scale: &Scale, phases: &[Phase]) -> Vec<Drip> {
     let threads: Vec<_> = (0..phases.len())
         .map(|phase| {
             let (share, more) = (scale.drips / phases.len(), scale.drips % phases.len());
             let count = share + usize::from(phase < more);
             let (between, limit) = (scale.between, scale.login * 2 + LATE_MAX);
+            let doors = doors.clone();
             std::thread::spawn(move || {
                 let setup = &self::phases()[phase];
-                let start = |_| Drip::start(address, phase, setup);
+                let start = |_| Drip::start(&doors, phase, setup);
                 let mut drips: Vec<Drip> = (0..count).map(start).collect();
                 let (started, mut said_at) = (Instant::now(), Instant::now());
                 while drips.iter().any(|drip| drip.cut_after.is_none()) {

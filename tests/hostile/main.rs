@@ -7,6 +7,9 @@
     reason = "blocking clients on threads of their own, against a process that has its own clock"
 )]
 
+#[path = "../proxy/certificates.rs"]
+#[allow(dead_code, reason = "another test target uses the rest of it")]
+mod certificates;
 #[path = "../proxy/client.rs"]
 #[allow(dead_code, reason = "another test target uses the rest of it")]
 mod client;

@@ -61,6 +61,40 @@ fn clients_behind_a_balancer_are_served_over_every_layer() {
 }
 
 #[test]
+fn clients_are_counted_by_what_lies_around_their_bolt() {
+    let (authority, folder) = (Authority::new(), Folder::new());
+    let files = folder.pairs("own", &authority.certificate(&[HOST]));
+    for mode in ["pool.mode=transaction", "pool.mode=session"] {
+        let pairs: Vec<&str> = files.iter().map(String::as_str).chain([mode]).collect();
+        let stage = Stage::start(&pairs, Options::default());
+        let connect = || Client::connect(stage.address());
+        let secure = || connect().encrypt(&authority.client(), HOST).expect("TLS is offered");
+        let login = |client: Client| client.agree(V5_4).log_in("neo4j", PASSWORD).unwrap();
+        let mut clients: Vec<Client> = vec![login(connect())];
+        clients.extend((0..2).map(|_| login(secure())));
+        clients.extend((0..3).map(|_| login(connect().upgrade())));
+        clients.extend((0..4).map(|_| login(secure().upgrade())));
+        // It has not said yet what it is.
+        clients.push(connect());
+        let all = |now: [u64; 4]| {
+            stage.proxy.until("all are counted", |all| {
+                let names = ["bolt", "tls", "websocket", "wss"];
+                names
+                    .iter()
+                    .zip(now)
+                    .all(|(name, now)| all.get(&format!("clients{{{name}}}")) == now)
+                    && names.iter().zip(1..).all(|(name, entered)| {
+                        all.get(&format!("clients_entered{{{name}}}")) == entered
+                    })
+            })
+        };
+        all([1, 2, 3, 4]);
+        drop(clients);
+        all([0; 4]);
+    }
+}
+
+#[test]
 fn who_is_not_announced_or_no_balancer_is_closed_and_counted() {
     let stage = Stage::start(&BALANCED, Options::default());
     let mut bare = Client::connect(stage.address());

@@ -1,7 +1,11 @@
 //! `pool.mode = "session"`: a server connection for each client, and both end together.
 
-use crate::client::{Client, PASSWORD, Said, V5_4, V5_8, begin, commit, goodbye, pull, reset, run};
+use crate::client::{
+    Client, Message, PASSWORD, Said, V5_4, V5_8, Way, begin, commit, goodbye, hello, proposals,
+    pull, reset, run,
+};
 use crate::stage::{Stage, until};
+use crate::value::Value;
 use boltmux::synthetic::{Options, Outcome};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
@@ -77,4 +81,119 @@ fn a_wrong_password_is_the_servers_to_refuse() {
     let Some(Said::Message(failure)) = said else { panic!("got {said:?}") };
     assert_eq!(failure.code(), "Neo.ClientError.Security.Unauthorized");
     assert!(Client::login_as(stage.address(), V5_4, "neo4j", PASSWORD).is_ok());
+}
+
+const NO_THREADS: &str = "Neo.TransientError.Request.NoThreadsAvailable";
+const EXHAUSTED: &str = "Neo.TransientError.Request.ResourceExhaustion";
+
+/// The FAILURE that a login is answered with, after which the connection ends.
+fn refusal(client: Client, version: Version) -> Message {
+    let mut client = client.agree(version);
+    client.send(&hello(version, "neo4j", PASSWORD));
+    let failure = client.expect(&[tag::FAILURE]).remove(0);
+    client.expect_end();
+    failure
+}
+
+#[test]
+fn a_client_too_many_is_told_so_in_both_modes_with_the_same_words() {
+    let mut told = Vec::new();
+    for mode in ["pool.mode=transaction", MODE] {
+        let stage = Stage::start(&[mode, "limits.clients=1"], Options::default());
+        let mut first = Client::login(stage.address(), V5_4);
+        for version in [Version::new(4, 4), Version::new(5, 0), V5_4, V5_8] {
+            for way in [Way::Plain, Way::WebSocket] {
+                let failure = refusal(Client::connect_by(way, stage.address()), version);
+                assert_eq!(failure.code(), NO_THREADS);
+                told.push((version, failure));
+            }
+        }
+        let mut client = Client::connect(stage.address());
+        client.send(&proposals(&[[0, 0, 1, 0xFF]]));
+        let count = usize::from(client.read(5).unwrap()[4]);
+        client.read(4 * count + 1).unwrap();
+        client.send(&[&[0, 0, 8, 5, 0][..], &hello(V5_8, "neo4j", PASSWORD)].concat());
+        client.expect_failure(NO_THREADS);
+        client.expect_end();
+        stage.proxy.until("all are counted", |all| {
+            all.get("closed{too_many_clients}") == 9 && all.get("failures_made") == 9
+        });
+        first.expect_well();
+    }
+    let (transaction, session) = told.split_at(told.len() / 2);
+    assert_eq!(transaction, session);
+}
+
+#[test]
+fn who_is_not_served_takes_no_place_of_who_could_be() {
+    for mode in ["pool.mode=transaction", MODE] {
+        let stage = Stage::start(&[mode, "limits.clients=1"], Options::default());
+        let mut first = Client::login(stage.address(), V5_4);
+        let silent: Vec<Client> = (0..5).map(|_| Client::connect(stage.address())).collect();
+        let is_there = |count| {
+            move |all: &crate::stage::Metrics| {
+                all.get("client_connections{login}") + all.get("client_connections{serving}")
+                    == count
+            }
+        };
+        stage.proxy.until("they are there", is_there(6));
+        first.send(&goodbye());
+        first.expect_end();
+        stage.proxy.until("it is gone", is_there(5));
+        Client::login(stage.address(), V5_4).expect_well();
+        drop(silent);
+    }
+}
+
+#[test]
+fn only_so_many_are_told_at_once_and_only_for_so_long() {
+    let stage = Stage::start(&[MODE, "limits.clients=1"], Options::default());
+    let _first = Client::login(stage.address(), V5_4);
+    let agreed = |_| Client::negotiate(stage.address(), V5_4);
+    let mut told: Vec<Client> = (0..32).map(agreed).collect();
+    let mut client = Client::connect(stage.address());
+    client.send(&proposals(&[V5_4.to_bytes()]));
+    client.expect_end();
+    stage.proxy.until("it is counted", |all| all.get("closed{too_many_clients}") == 1);
+    // The others say nothing more: they are cut, and make room.
+    told.iter_mut().for_each(Client::expect_end);
+    drop(told);
+    stage.proxy.until("they are counted and gone", |all| {
+        all.get("closed{login_timeout}") == 32 && all.get("client_connections{login}") == 0
+    });
+    assert_eq!(refusal(Client::connect(stage.address()), V5_4).code(), NO_THREADS);
+}
+
+#[test]
+fn who_gets_no_server_connection_is_told_why() {
+    let full = |limit: &str, reason: &str| {
+        let stage = Stage::start(&[MODE, "pool.size=1", limit], Options::default());
+        let mut first = Client::login(stage.address(), V5_4);
+        let failure = refusal(Client::connect(stage.address()), V5_4);
+        assert_eq!(failure.code(), EXHAUSTED);
+        let text = failure.fields[0].get("message").and_then(Value::text).unwrap();
+        assert!(text.contains("pool.acquisition_timeout"), "{text}");
+        stage.proxy.until("it is counted", |all| all.get(reason) == 1);
+        first.expect_well();
+    };
+    full("pool.acquisition_timeout=200ms", "closed{login_unavailable}");
+    full("timeouts.login=1s", "closed{login_timeout}");
+    let stage = Stage::start(&[MODE, "timeouts.connect=1s"], Options::default());
+    let Stage { proxy, server } = stage;
+    drop(server);
+    let failure = refusal(Client::connect(proxy.address), V5_4);
+    assert_eq!(failure.code(), EXHAUSTED);
+    let text = failure.fields[0].get("message").and_then(Value::text).unwrap();
+    assert!(text.contains("cannot be reached"), "{text}");
+}
+
+#[test]
+fn who_speaks_no_version_of_ours_is_closed_and_counted_for_the_limit() {
+    let stage = Stage::start(&[MODE, "limits.clients=1"], Options::default());
+    let _first = Client::login(stage.address(), V5_4);
+    let mut client = Client::connect(stage.address());
+    client.send(&proposals(&[[0, 0, 0, 9]]));
+    assert_eq!(client.read(4).as_deref(), Ok(&[0; 4][..]));
+    client.expect_end();
+    stage.proxy.until("it is counted", |all| all.get("closed{too_many_clients}") == 1);
 }

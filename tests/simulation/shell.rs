@@ -1,13 +1,20 @@
 //! The shell: carries out what sessions and pools order.
 
 use super::*;
+use boltmux::transport::buffer::Chunk;
 use boltmux::wire::chunk;
+
+/// Of the requests that wait, so many are copied at once, the others stay in their buffers; and as
+/// often those are copied later. By number and time, so that no seed means something else by it.
+const COPIED_ONE_IN: u128 = 3;
 
 /// What one exchange may do to the world.
 pub struct Hands<'a> {
     world: &'a mut World,
     client: usize,
     input: &'a [u8],
+    /// The same, as what lends it its buffer.
+    chunk: Chunk,
 }
 
 impl World {
@@ -67,7 +74,11 @@ impl World {
             own_address: "own:7687",
             routes: &env.routes[shard],
         };
-        work(&mut exchange, cx, &mut Hands { world: self, client: slot, input });
+        if now.as_micros().is_multiple_of(COPIED_ONE_IN) {
+            exchange.copy_kept();
+        }
+        let chunk = Chunk::from(Bytes::copy_from_slice(input));
+        work(&mut exchange, cx, &mut Hands { world: self, client: slot, input, chunk });
         if exchange.held_bytes() > 400_000 {
             self.base.violate("a client holds more than its requests".into());
         }
@@ -682,6 +693,17 @@ impl Effects for Hands<'_> {
 
     fn to_server_copied(&mut self, bytes: Bytes) {
         self.send(&bytes);
+    }
+
+    fn keep(&mut self, range: Range<usize>) -> Option<Chunk> {
+        let is_kept = !self.world.order.is_multiple_of(COPIED_ONE_IN as u64);
+        self.world.seen.insert(if is_kept { "kept" } else { "copied" });
+        is_kept.then(|| self.chunk.slice(range))
+    }
+
+    fn to_server_kept(&mut self, chunk: Chunk) {
+        self.world.seen.insert("sent out of its buffer");
+        self.send(&chunk);
     }
 
     fn to_client(&mut self, range: Range<usize>) {

@@ -21,15 +21,20 @@ const V4_4: Version = Version::new(4, 4);
 #[derive(Default)]
 struct Notes {
     input: Vec<u8>,
+    /// The client's input, as what lends it its buffer.
+    chunk: Option<Chunk>,
     to_client: Vec<u8>,
     to_server: Vec<u8>,
     logins: Vec<Action>,
     leases: usize,
-    /// Whoever wants a lease has to wait.
-    is_scarce: bool,
     /// Of our own.
     answers: usize,
     released: Vec<Release>,
+    /// A lease is to be waited for.
+    is_scarce: bool,
+    /// Requests may wait in the buffer they came in; what was sent out of it.
+    may_keep: bool,
+    kept: Vec<u8>,
 }
 
 impl Effects for Notes {
@@ -38,6 +43,14 @@ impl Effects for Notes {
     }
     fn to_server_copied(&mut self, bytes: Bytes) {
         self.to_server.extend_from_slice(&bytes);
+    }
+    fn keep(&mut self, range: Range<usize>) -> Option<Chunk> {
+        let chunk = self.chunk.as_ref().filter(|_| self.may_keep)?;
+        Some(chunk.slice(range))
+    }
+    fn to_server_kept(&mut self, chunk: Chunk) {
+        self.to_server.extend_from_slice(&chunk);
+        self.kept.extend_from_slice(&chunk);
     }
     fn to_client(&mut self, range: Range<usize>) {
         self.to_client.extend_from_slice(&self.input[range]);
@@ -103,6 +116,7 @@ impl World {
 
     fn client(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.notes.input = bytes.to_vec();
+        self.notes.chunk = Some(Chunk::from(Bytes::copy_from_slice(bytes)));
         self.on(|exchange, cx, notes| exchange.client_bytes(bytes, cx, notes))
     }
 
@@ -326,4 +340,73 @@ fn a_slow_reader_is_no_slow_query() {
     // The second before that counts.
     assert!(!is_reset_at(&mut world, 60_900));
     assert!(is_reset_at(&mut world, 61_000));
+}
+
+/// A client that waits for a lease with BEGIN, RUN and PULL, all in one buffer or in copies.
+fn waiting(may_keep: bool) -> (World, Vec<u8>) {
+    let mut world = World::serving();
+    (world.notes.is_scarce, world.notes.may_keep) = (true, may_keep);
+    let requests = [encode_begin(&[0xA0]), run(), encode_pull(V4_4, -1)].concat();
+    world.client(&requests);
+    assert_eq!(
+        (world.exchange.held_bytes(), world.exchange.is_keeping()),
+        (requests.len(), may_keep)
+    );
+    assert!(world.notes.to_server.is_empty());
+    (world, requests)
+}
+
+fn grant(world: &mut World) {
+    (world.notes.is_scarce, world.notes.leases) = (false, 1);
+    world.on(|exchange, cx, notes| exchange.granted(cx, notes));
+}
+
+#[test]
+fn what_waited_goes_out_of_the_buffer_it_came_in() {
+    for (may_keep, is_copied_later) in [(true, false), (true, true), (false, false)] {
+        let (mut world, requests) = waiting(may_keep);
+        if is_copied_later {
+            world.exchange.copy_kept();
+        }
+        grant(&mut world);
+        assert_eq!(world.notes.to_server, requests);
+        let is_kept = may_keep && !is_copied_later;
+        assert_eq!(world.notes.kept, if is_kept { requests } else { Vec::new() });
+        assert_eq!((world.exchange.held_bytes(), world.exchange.is_keeping()), (0, false));
+    }
+}
+
+#[test]
+fn a_reset_drops_what_waits_and_gives_its_buffer_back() {
+    for may_keep in [true, false] {
+        let (mut world, _) = waiting(may_keep);
+        let answers = [&IGNORED.repeat(3), SUCCESS_EMPTY].concat();
+        assert_eq!(world.client(RESET), answers);
+        assert_eq!((world.exchange.held_bytes(), world.exchange.is_keeping()), (0, false));
+        assert!(world.notes.to_server.is_empty());
+    }
+}
+
+#[test]
+fn what_comes_behind_the_buffer_that_waits_is_copied_and_stays_behind() {
+    let (mut world, requests) = waiting(true);
+    let more = [encode_pull(V4_4, 7), COMMIT.to_vec()].concat();
+    let (first, second) = more.split_at(3);
+    world.client(first);
+    world.client(second);
+    assert_eq!(world.exchange.held_bytes(), requests.len() + more.len());
+    grant(&mut world);
+    assert_eq!(world.notes.to_server, [requests.clone(), more].concat());
+    assert!(requests.starts_with(&world.notes.kept) && !world.notes.kept.is_empty());
+}
+
+/// What is copied is wiped; a buffer of the ring is not.
+#[test]
+fn no_secret_waits_in_a_buffer() {
+    let mut world = World::new();
+    world.notes.may_keep = true;
+    world.hello();
+    assert_eq!((world.exchange.held_bytes(), world.notes.logins.len()), (0, 1));
+    world.hello();
+    assert!(world.exchange.held_bytes() > 0 && !world.exchange.is_keeping());
 }

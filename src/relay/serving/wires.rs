@@ -60,10 +60,12 @@ impl Outside {
     }
 }
 
-/// Both sides' sockets, and ranges of the present chunk that go on together.
+/// Both sides' sockets, what has waited, and ranges of the present chunk that go on together.
 pub struct Wires<'a> {
     pub stream: &'a Stream,
     pub chunk: Option<&'a Chunk>,
+    /// Requests that lie behind each other go on as one piece, however many they are.
+    pub kept: Option<Chunk>,
     pub up: Range<usize>,
     pub down: Range<usize>,
     /// Our own short answers that go on together: an event may make very many.
@@ -104,6 +106,9 @@ impl Wires<'_> {
     }
 
     fn flush_up(&mut self) {
+        if let (Some(kept), Some(lease)) = (self.kept.take(), &self.outside.lease) {
+            lease.conn().send([kept]);
+        }
         let range = std::mem::take(&mut self.up);
         if let (Some(chunk), Some(lease)) = (self.chunk, &self.outside.lease)
             && !range.is_empty()
@@ -146,6 +151,21 @@ impl Effects for Wires<'_> {
         if let Some(lease) = &self.outside.lease {
             self.outside.world.driver.note_copied(bytes.len());
             lease.conn().send([Chunk::from(bytes)]);
+        }
+    }
+
+    /// Only buffers of the ring: bytes of TLS have been copied already, and the whole of what was
+    /// decrypted at once would stay for a part of it.
+    fn keep(&mut self, range: Range<usize>) -> Option<Chunk> {
+        let world = &self.outside.world;
+        let chunk = self.chunk.filter(|chunk| chunk.is_on_ring())?;
+        world.driver.may_keep(world.kept.get()).then(|| chunk.slice(range))
+    }
+
+    fn to_server_kept(&mut self, chunk: Chunk) {
+        if !self.kept.as_mut().is_some_and(|kept| kept.try_join(&chunk)) {
+            self.flush_up();
+            self.kept = Some(chunk);
         }
     }
 

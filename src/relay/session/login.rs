@@ -17,8 +17,8 @@ impl Session {
             Ok(hello) => hello,
             Err(error) => return self.refuse_request(error.to_string()),
         };
-        if self.refuses_clients {
-            return self.fail_login(reply::too_many_clients(), CloseReason::TooManyClients);
+        if let Some(refused) = self.refused.take() {
+            return self.fail_login(refused.failure, refused.why);
         }
         if cx.server.is_none() {
             let refusal = Refusal::Unreachable("it has not been reached yet".into());

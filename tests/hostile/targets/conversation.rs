@@ -6,6 +6,7 @@ use boltmux::backend::{Discard, KnownServer, Refusal};
 use boltmux::relay::exchange::{Effects, Exchange, Leased, Remainder};
 use boltmux::relay::routes::RouteCache;
 use boltmux::relay::session::{Action, Context, Release, Session, SessionLimits};
+use boltmux::transport::buffer::Chunk;
 use boltmux::wire::chunk::{Kind, Scanner};
 use boltmux::wire::message::{IGNORED, SUCCESS_EMPTY, tag};
 use boltmux::wire::version::Version;
@@ -44,6 +45,15 @@ impl Effects for Outside {
     fn to_server_copied(&mut self, bytes: Bytes) {
         assert!(self.is_leased, "bytes for a server, and none is leased");
         self.to_server.extend_from_slice(&bytes);
+    }
+    /// Sometimes: both ways are to be tried.
+    fn keep(&mut self, range: Range<usize>) -> Option<Chunk> {
+        let is_kept = range.len().is_multiple_of(2);
+        is_kept.then(|| Chunk::from(Bytes::copy_from_slice(&self.input[range])))
+    }
+    fn to_server_kept(&mut self, chunk: Chunk) {
+        assert!(self.is_leased, "bytes for a server, and none is leased");
+        self.to_server.extend_from_slice(&chunk);
     }
     fn to_client(&mut self, range: Range<usize>) {
         let bytes = self.input[range].to_vec();

@@ -1,0 +1,51 @@
+"""How long a record takes: what was expected, put right by what its parts have taken. Pure."""
+
+from dataclasses import dataclass
+from typing import Callable
+
+# Beside its time a turn connects its clients, and starts and ends the load generator.
+TURN_FURTHER_S = 0.4
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A part of a record. A turn is one contender in one round."""
+
+    take: Callable
+    said: str
+    turns: int
+    # Fewer rounds where a part judges nothing, or has many turns.
+    rounds_max: int = 1000
+    # Seconds of all that is done once, or in addition to the rounds' own time.
+    further_s: float = 0.0
+
+    def seconds(self, rounds, round_seconds):
+        turn = round_seconds + TURN_FURTHER_S
+        return min(rounds, self.rounds_max) * self.turns * turn + self.further_s
+
+
+class Remaining:
+    """`expected` has the seconds of each part that will be taken."""
+
+    def __init__(self, expected):
+        self.expected, self.left = dict(expected), dict(expected)
+        self.taken_s = 0.0
+
+    def done(self, name, seconds):
+        self.left.pop(name)
+        self.taken_s += seconds
+
+    @property
+    def seconds(self):
+        """Disturbed rounds and a slow machine are expected to go on as they were."""
+        expected = sum(self.expected.values()) - sum(self.left.values())
+        slower = self.taken_s / expected if expected else 1.0
+        return sum(self.left.values()) * slower
+
+    def __str__(self):
+        if not self.left:
+            return "nothing left"
+        minutes = self.seconds / 60
+        time = f"{minutes:.0f} minutes" if minutes >= 2 else f"{self.seconds:.0f} s"
+        parts = f"{len(self.left)} part{'s' if len(self.left) > 1 else ''}"
+        return f"about {time} left for {parts}"
