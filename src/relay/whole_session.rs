@@ -87,7 +87,11 @@ pub async fn lease(
             // The word that transaction mode has for it.
             return Poll::Ready(Err(unserved(&Refusal::TimedOut, CloseReason::LoginTimeout)));
         }
-        stream.poll_dead(cx).map(|()| Err(Unserved::Silent(CloseReason::ClientGone)))
+        // Before the handshake's answer a half-close is an end as well: nothing can be asked.
+        match stream.poll_dead(cx).is_ready() || stream.has_ended() {
+            true => Poll::Ready(Err(Unserved::Silent(CloseReason::ClientGone))),
+            false => Poll::Pending,
+        }
     })
     .await;
     if result.is_err() {

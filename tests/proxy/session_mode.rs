@@ -4,11 +4,12 @@ use crate::client::{
     Client, Message, PASSWORD, Said, V5_4, V5_8, Way, begin, commit, goodbye, hello, proposals,
     pull, reset, run,
 };
-use crate::stage::{Stage, until};
+use crate::stage::{Metrics, Stage, until};
 use crate::value::Value;
 use boltmux::synthetic::{Options, Outcome};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
+use std::net::Shutdown;
 
 const MODE: &str = "pool.mode=session";
 
@@ -196,4 +197,18 @@ fn who_speaks_no_version_of_ours_is_closed_and_counted_for_the_limit() {
     assert_eq!(client.read(4).as_deref(), Ok(&[0; 4][..]));
     client.expect_end();
     stage.proxy.until("it is counted", |all| all.get("closed{too_many_clients}") == 1);
+}
+
+/// It has said all it will, but cannot be answered without a server connection.
+#[test]
+fn who_has_ended_its_side_does_not_wait_for_a_connection() {
+    let stage = Stage::start(&[MODE, "pool.size=1"], Options::default());
+    let _first = Client::login(stage.address(), V5_4);
+    let mut second = Client::connect(stage.address());
+    second.send(&proposals(&[V5_4.to_bytes()]));
+    stage.proxy.until("it waits", |all| all.get("clients_waiting") == 1);
+    second.stream.shutdown(Shutdown::Write).unwrap();
+    let gone = |all: &Metrics| all.get("clients_waiting") == 0;
+    let metrics = stage.proxy.until("it has left", gone);
+    assert_eq!(metrics.get("closed{client_gone}"), 1);
 }
