@@ -179,6 +179,11 @@ impl Passthrough {
         self.is_logged_in
     }
 
+    /// Whether the bytes are relayed without being read any more.
+    pub fn is_unfollowed(&self) -> bool {
+        matches!(self.phase, Phase::Unfollowed)
+    }
+
     /// Whether the client has taken its leave: the server will close.
     pub fn has_said_goodbye(&self) -> bool {
         self.has_said_goodbye

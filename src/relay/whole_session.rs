@@ -137,7 +137,9 @@ impl Relaying {
                 Ok(moved) => moved,
                 Err(why) => return Poll::Ready(why),
             };
-            if self.login_by.is_some() && self.passthrough.is_logged_in() {
+            // What is not read says nothing of a login: the server has its own limit.
+            let is_past_login = self.passthrough.is_logged_in() || self.passthrough.is_unfollowed();
+            if self.login_by.is_some() && is_past_login {
                 present.serve();
                 self.login_by = None;
             }

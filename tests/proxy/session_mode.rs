@@ -4,12 +4,14 @@ use crate::client::{
     Client, Message, PASSWORD, Said, V5_4, V5_8, Way, begin, commit, goodbye, hello, proposals,
     pull, reset, run,
 };
-use crate::stage::{Metrics, Stage, until};
+use crate::stage::{Metrics, Running, Stage, until};
 use crate::value::Value;
 use boltmux::synthetic::{Options, Outcome};
 use boltmux::wire::message::tag;
 use boltmux::wire::version::Version;
-use std::net::Shutdown;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::Duration;
 
 const MODE: &str = "pool.mode=session";
 
@@ -211,4 +213,24 @@ fn who_has_ended_its_side_does_not_wait_for_a_connection() {
     let gone = |all: &Metrics| all.get("clients_waiting") == 0;
     let metrics = stage.proxy.until("it has left", gone);
     assert_eq!(metrics.get("closed{client_gone}"), 1);
+}
+
+/// A handshake of the future: nobody here can tell when its login is done.
+#[test]
+fn what_is_not_understood_has_no_time_limit_for_its_login() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pairs = [MODE, "uplink.monitor=false", "timeouts.login=500ms"];
+    let proxy = Running::start(server.local_addr().unwrap(), &pairs);
+    let mut client = TcpStream::connect(proxy.address).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    client.write_all(&proposals(&[V5_4.to_bytes()])).unwrap();
+    let (mut server, _) = server.accept().unwrap();
+    server.read_exact(&mut [0; 20]).unwrap();
+    server.write_all(&[0, 0, 2, 0xFF]).unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    std::thread::sleep(Duration::from_millis(1000));
+    client.write_all(b"whatever").unwrap();
+    let mut heard = [0; 8];
+    server.read_exact(&mut heard).unwrap();
+    assert_eq!(&heard, b"whatever");
 }
