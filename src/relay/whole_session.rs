@@ -178,6 +178,9 @@ impl Relaying {
                     let mut wires = Wires::new(&self.world, &self.lease, stream, Some(&chunk));
                     self.passthrough.server_bytes(&chunk, &mut wires);
                     wires.flush();
+                    if self.passthrough.is_idle() {
+                        self.progress_at = self.world.driver.now(); // idle from now on
+                    }
                 }
                 Poll::Ready(_) => {
                     let mut wires = Wires::new(&self.world, &self.lease, stream, None);

@@ -234,3 +234,14 @@ fn what_is_not_understood_has_no_time_limit_for_its_login() {
     server.read_exact(&mut heard).unwrap();
     assert_eq!(&heard, b"whatever");
 }
+
+/// As of transaction mode: from the last answer on.
+#[test]
+fn a_long_query_is_no_idle_time() {
+    let stage = Stage::start(&[MODE, "timeouts.client_idle=1s"], Options::default());
+    let mut client = Client::login(stage.address(), V5_4);
+    client.send(&[run("SLEEP 1500 RETURN $nonce", "long"), pull(-1)].concat());
+    client.expect(&[tag::SUCCESS, tag::RECORD, tag::SUCCESS]);
+    client.expect_well();
+    client.expect_end();
+}
