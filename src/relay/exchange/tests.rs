@@ -228,8 +228,8 @@ fn very_many_held_requests_are_ignored_in_one_answer() {
     assert!(world.notes.answers <= 2, "{} answers", world.notes.answers);
 }
 
-/// The table of a ROUTE that is too long to be read is kept under no name, and not under that of one
-/// that failed before it.
+/// The table of a ROUTE that is too long to be read is kept under no name, and not under that of
+/// one that failed before it.
 #[test]
 fn a_routing_table_is_kept_for_none_but_the_request_it_answers() {
     let mut world = World::serving();
