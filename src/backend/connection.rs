@@ -211,7 +211,7 @@ async fn log_in(
     if has_logon {
         bytes.extend_from_slice(&Zeroizing::new(encode_logon(&identity.auth)));
     }
-    conn.send([Bytes::copy_from_slice(&bytes).into()]);
+    conn.send([Bytes::from_owner(bytes).into()]);
     let mut answers = Answers::default();
     let payload = answers.success(conn).await?;
     let hello = HelloSuccess::parse(&payload).map_err(|error| error.to_string())?;
@@ -236,7 +236,7 @@ pub async fn log_on_again(conn: &Stream, auth: &Auth) -> Result<bool, DialError>
     }
     let mut bytes = Zeroizing::new(LOGOFF.to_vec());
     bytes.extend_from_slice(&Zeroizing::new(encode_logon(auth)));
-    conn.send([Bytes::copy_from_slice(&bytes).into()]);
+    conn.send([Bytes::from_owner(bytes).into()]);
     let mut answers = Answers::default();
     answers.success(conn).await.map_err(|_| lost())?;
     let payload = match answers.success(conn).await {

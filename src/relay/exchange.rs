@@ -233,6 +233,9 @@ impl Exchange {
             }
             Decision::Drop | Decision::Acquire => {}
         }
+        if is_secret(head) {
+            scratch.zeroize();
+        }
         self.after(cx, fx);
     }
 
@@ -373,6 +376,9 @@ impl Exchange {
             decision = self.session.retry(request, cx);
         }
         self.hold = hold;
+        if is_secret(head) {
+            scratch.zeroize();
+        }
         if matches!(decision, Decision::Hold | Decision::Acquire) {
             self.run_actions(fx, &[]);
             return false;
@@ -418,6 +424,14 @@ impl Exchange {
         };
         let remainder = Remainder { scanner: self.down, loose: self.loose[1].take(), bytes: rest };
         fx.release(how, remainder);
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.session.is_serving() {
+            self.hold.wipe(); // a login that was not finished
+        }
     }
 }
 

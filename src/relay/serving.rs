@@ -358,10 +358,14 @@ impl Serving {
         });
     }
 
-    fn client_chunk(&mut self, chunk: Chunk, stream: &Stream) {
+    fn client_chunk(&mut self, mut chunk: Chunk, stream: &Stream) {
+        let was_serving = self.exchange.session.is_serving();
         self.event(stream, Some(&chunk), |exchange, cx, wires| {
             exchange.client_bytes(&chunk, cx, wires);
         });
+        if !was_serving || !self.exchange.session.is_serving() {
+            chunk.wipe(); // a login may have come in it
+        }
     }
 
     /// Keeps the account of held bytes: after every event, since any may have sent them on. When

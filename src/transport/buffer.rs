@@ -21,6 +21,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use zeroize::Zeroize;
 
 /// What a returned buffer is filled with in test builds, so that a late reader shows.
 pub const POISON: u8 = 0xDB;
@@ -366,6 +367,19 @@ impl Chunk {
         (result, end - start)
     }
 
+    /// Overwrites the bytes with zeroes, if nobody else reads this buffer: they were a secret.
+    pub fn wipe(&mut self) {
+        let is_shared = match &self.backing {
+            Backing::Ring { pool, id } => pool.holders[usize::from(*id)].get() > 1,
+            Backing::Heap(heap) => Rc::strong_count(heap) > 1,
+            Backing::Own(bytes) => Rc::strong_count(bytes) > 1,
+            Backing::Static(_) => true,
+        };
+        if !is_shared {
+            self.edit(|bytes| bytes.zeroize());
+        }
+    }
+
     /// Whether it keeps a buffer from its ring.
     pub fn is_on_ring(&self) -> bool {
         matches!(self.backing, Backing::Ring { .. })
@@ -495,6 +509,23 @@ mod tests {
         let mut fixed = Chunk::from_static(b"abcd");
         assert_eq!(fixed.edit(upper), (4, 4));
         assert_eq!((&*fixed, ring.lent(), budget.bytes_held()), (&b"ABCD"[..], 0, 0));
+    }
+
+    #[test]
+    fn a_secret_is_wiped_where_it_lies_if_nobody_else_reads_it() {
+        let pool = Pool::new(1, 4096, Planted::Nothing).unwrap();
+        let mut lent = Vec::new();
+        pool.lend(pool.id_at(0), 6, |chunk| lent.push(chunk));
+        lent[0].edit(|bytes| bytes.copy_from_slice(b"secret"));
+        let own = Chunk::from(Bytes::from(b"secret".to_vec()));
+        for mut chunk in [lent.remove(0), own] {
+            let (address, other) = (chunk.as_ptr(), chunk.slice(0..6));
+            chunk.wipe();
+            assert_eq!(&*other, b"secret", "it is still read");
+            drop(other);
+            chunk.wipe();
+            assert_eq!((&*chunk, chunk.as_ptr()), (&[0; 6][..], address));
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::transport::buffer::Chunk;
 use bytes::{Buf, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::mem;
+use zeroize::Zeroize;
 
 /// A request that can go on.
 pub enum Taken {
@@ -152,6 +153,11 @@ impl Hold {
         self.lengths_sum += request.len();
         let behind = mem::replace(&mut self.copied, BytesMut::from(request));
         self.copied.unsplit(behind);
+    }
+
+    /// Overwrites what is copied: there may be credentials in it.
+    pub fn wipe(&mut self) {
+        self.copied.zeroize();
     }
 
     /// An idle client keeps no memory.
