@@ -282,8 +282,8 @@ def steady(plan):
             copied_rows.append(copied(plan, part, contender, title, options))
     head = ["", "relayed MiB", "copied MiB", "share"]
     part.text("### copies\n\nOf boltmux's own metrics, around one round. In transaction mode 128 "
-              f"clients share {POOL} connections:\nmost requests wait for one, and what waits is "
-              "copied out of the ring's buffers.\n\n" + table(head, copied_rows))
+              f"clients share {POOL} connections:\nmost requests wait for one, in the ring's buffers "
+              "as long as there are enough.\n\n" + table(head, copied_rows))
     return part
 
 
