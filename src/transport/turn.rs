@@ -177,9 +177,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::buffer::Pool;
+    use crate::transport::buffer::{Chunk, Pool};
     use crate::transport::options::{Options, Planted};
     use crate::transport::ring::{Receive, Ring};
+    use crate::transport::socket::{Life, Side, Socket};
+    use std::io::Write;
     use std::os::unix::net::UnixStream;
 
     #[test]
@@ -199,5 +201,39 @@ mod tests {
         let mut seen = state.ring.completions();
         seen.retain(Cqe::more);
         assert!(seen.is_empty() && !state.seen.tick, "{} more ticks", seen.len());
+    }
+
+    /// Otherwise it is about twenty of them, and a peer is woken for each twenty.
+    #[test]
+    fn behind_a_row_of_sends_one_enter_runs_as_many_receives() {
+        const ROW: usize = 60; // a buffer ring begins with 64
+        let (mut ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+        let pools = [(); 2].map(|()| Pool::new(64, 4096, Planted::Nothing).unwrap());
+        ring.register_pool(&pools[0], 0).unwrap();
+        let mut state = State::new(ring, pools, &Options::default(), Receive::Single, mail);
+        let mut peers = Vec::new();
+        for _ in 0..ROW {
+            let (ours, peer) = UnixStream::pair().unwrap();
+            let mut socket = Socket::new(ours.into(), Side::Accepted, Life::Open);
+            socket.wants_bytes = true;
+            let key = state.sockets.insert(socket);
+            state.touch(key);
+            peers.push((key, peer));
+        }
+        state.look();
+        for (key, peer) in &mut peers {
+            peer.write_all(b"request").unwrap();
+            let socket = state.sockets.get(*key).unwrap();
+            socket.queue.push_back(Chunk::from_static(b"answer"));
+            socket.queued_bytes = b"answer".len();
+            state.touch(*key);
+        }
+        state.flush();
+        state.enter(true);
+        let mut came = 0;
+        for (key, _) in &peers {
+            came += state.sockets.get(*key).unwrap().received.len();
+        }
+        assert_eq!(came, ROW);
     }
 }
