@@ -359,12 +359,13 @@ impl Backend {
     fn close(self: &Rc<Self>, id: ServerId, why: Discard) {
         self.discarded.borrow_mut()[why as usize] += 1;
         let conn = self.conns.borrow_mut().remove(&id);
+        let Some(conn) = conn.filter(|conn| !conn.is_spent()) else {
+            return self.pool.borrow_mut().closed(id, self.now());
+        };
         let backend = self.clone();
         self.driver.spawn(async move {
-            if let Some(conn) = conn {
-                let is_whole = !matches!(why, Discard::HalfMessage | Discard::SessionEnded);
-                connection::close(conn, is_whole).await;
-            }
+            let is_whole = !matches!(why, Discard::HalfMessage | Discard::SessionEnded);
+            connection::close(conn, is_whole).await;
             backend.pool.borrow_mut().closed(id, backend.now());
             backend.carry_out();
         });

@@ -50,6 +50,9 @@ pub trait Pipes {
     fn to_server_copied(&mut self, bytes: Bytes);
     fn to_client(&mut self, range: Range<usize>);
     fn to_client_copied(&mut self, bytes: Bytes);
+    /// Where the client reaches the proxy, for one that does not say so itself; may cost a system
+    /// call.
+    fn own_address(&self) -> String;
 }
 
 /// How far the two have come.
@@ -66,8 +69,8 @@ enum Phase {
 /// See the module.
 pub struct Passthrough {
     phase: Phase,
-    /// How the client calls the proxy; the listener's address until HELLO says it.
-    spelling: Rc<str>,
+    /// How the client calls the proxy, once HELLO has said it.
+    spelling: Option<Rc<str>>,
     /// Bytes of the client's proposals that have not come.
     proposals_left: usize,
     /// Sent by the client before it was known how to read it: its choice, or a pipelined HELLO.
@@ -91,13 +94,12 @@ pub struct Passthrough {
     has_said_goodbye: bool,
 }
 
-impl Passthrough {
-    /// For a connection whose first byte is the magic's. `own_address` is where the client can
-    /// reach the proxy, if it does not say so itself.
-    pub fn new(own_address: Rc<str>) -> Passthrough {
+impl Default for Passthrough {
+    /// For a connection whose first byte is the magic's.
+    fn default() -> Passthrough {
         Passthrough {
             phase: Phase::Answer,
-            spelling: own_address,
+            spelling: None,
             proposals_left: PROPOSALS_LENGTH,
             unread: Zeroizing::new(Vec::new()),
             up: Scanner::default(),
@@ -114,7 +116,9 @@ impl Passthrough {
             has_said_goodbye: false,
         }
     }
+}
 
+impl Passthrough {
     /// The client's next bytes: all of them go on, and as they are.
     #[inline]
     pub fn client_bytes(&mut self, input: &[u8], pipes: &mut impl Pipes) {
@@ -293,8 +297,8 @@ impl Passthrough {
 
     fn watch(&mut self, request: u8, payload: &[u8]) {
         let spelling = rewrite::spelling(payload);
-        let spelling = spelling.filter(|spelling| **spelling != *self.spelling);
-        let spelling = spelling.map_or_else(|| self.spelling.clone(), Rc::from);
+        let spelling = spelling.filter(|spelling| self.spelling.as_deref() != Some(*spelling));
+        let spelling = spelling.map(Rc::from).or_else(|| self.spelling.clone());
         self.owed.push(match request {
             tag::ROUTE => Watched::Route(spelling),
             tag::LOGON => Watched::Logon,
@@ -335,7 +339,7 @@ impl Passthrough {
             if !(starts && ends) {
                 from = self.reply_part(version, input, from, range, (starts, ends), pipes);
             } else if let Some(watched) = self.reply_ended(version)
-                && let Some(bytes) = rewritten(&watched, version, &input[range.clone()])
+                && let Some(bytes) = rewritten(&watched, version, &input[range.clone()], pipes)
             {
                 hand_on(from..range.start, pipes);
                 pipes.to_client_copied(bytes);
@@ -383,7 +387,8 @@ impl Passthrough {
         self.stash.extend_from_slice(&input[range.clone()]);
         if ends {
             let watched = self.reply_ended(version);
-            let bytes = watched.and_then(|watched| rewritten(&watched, version, &self.stash));
+            let stash = &self.stash;
+            let bytes = watched.and_then(|watched| rewritten(&watched, version, stash, pipes));
             match bytes {
                 Some(bytes) => {
                     self.stash = Vec::new();
@@ -447,9 +452,15 @@ fn add(glimpse: &mut Vec<u8>, piece: &[u8]) {
     glimpse.extend_from_slice(&piece[..piece.len().min(room)]);
 }
 
-fn rewritten(watched: &Watched, version: Version, message: &[u8]) -> Option<Bytes> {
+fn rewritten(
+    watched: &Watched,
+    version: Version,
+    message: &[u8],
+    pipes: &impl Pipes,
+) -> Option<Bytes> {
     let mut scratch = Vec::new();
-    rewrite::success(watched, version, chunk::payload(message, &mut scratch))
+    let payload = chunk::payload(message, &mut scratch);
+    rewrite::success(watched, version, payload, || pipes.own_address())
 }
 
 #[inline]

@@ -42,11 +42,9 @@ pub async fn serve(
     login_by: Duration,
 ) -> CloseReason {
     let Opened { lease, opening } = opened;
-    let address = stream.local_address().map(|address| address.to_string());
-    let address = Rc::from(address.unwrap_or_else(|_| "localhost:7687".into()));
     let mut relaying = Relaying {
         world: world.clone(),
-        passthrough: Passthrough::new(address),
+        passthrough: Passthrough::default(),
         lease,
         login_by: Some(login_by),
         progress_at: world.driver.now(),
@@ -334,5 +332,10 @@ impl Pipes for Wires<'_> {
         self.flush();
         self.world.driver.note_copied(bytes.len());
         self.stream.send([Chunk::from(bytes)]);
+    }
+
+    fn own_address(&self) -> String {
+        let address = self.stream.local_address().map(|address| address.to_string());
+        address.unwrap_or_else(|_| "localhost:7687".into())
     }
 }

@@ -27,7 +27,8 @@ use zeroize::Zeroize;
 pub const POISON: u8 = 0xDB;
 
 /// Buffers in the ring while little happens. One enter runs about 20 receives (the kernel's limit
-/// for deferred work), so small messages on 1024 connections never had more than 63 out.
+/// for deferred work); behind a row of sends it runs as many, and where that is more than these the
+/// ring gets deeper.
 const DEPTH_MIN: u16 = 64;
 
 pub struct Pool {

@@ -238,10 +238,23 @@ impl Conn {
         });
     }
 
+    /// Whether dropping it ends it as cleanly as `close`, at once: the peer has ended its side, so
+    /// nothing unread can come any more that the kernel would answer with a reset, and nothing is
+    /// queued or armed. Bytes that the kernel has not sent yet go before the end.
+    pub fn is_spent(&self) -> bool {
+        self.with(|socket| {
+            let is_sent = socket.queue.is_empty() && socket.send_error.is_none();
+            (socket.end == Some(Ok(())) && is_sent && socket.operations == 0, false)
+        })
+    }
+
     /// Last bytes, end of our direction, the peer's end-of-file, then the descriptor: in this
     /// order, so that the kernel never answers unread bytes with a reset that destroys what we sent
     /// last.
     pub async fn close(self) {
+        if self.is_spent() {
+            return;
+        }
         let mut limit = pin!(self.driver.sleep(CLOSE_WITHIN));
         let mut is_shut = false;
         poll_fn(|cx| {

@@ -166,6 +166,14 @@ impl Stream {
         forward_below!(self, stream => stream.shutdown())
     }
 
+    /// See `Conn::is_spent`; TLS and WebSocket have a last word to say.
+    pub fn is_spent(&self) -> bool {
+        match self {
+            Stream::Tcp(stream) => stream.is_spent(),
+            Stream::Tls(_) | Stream::WebSocket(_) => false,
+        }
+    }
+
     /// See `Conn::close`.
     pub async fn close(self) {
         forward!(self, stream => stream.close().await)

@@ -2,8 +2,10 @@
 //! seen.
 
 use super::support::*;
+use boltmux::transport::buffer::Chunk;
 use boltmux::transport::driver::Options;
-use std::io::Write;
+use std::future::poll_fn;
+use std::io::{Read, Write};
 use std::thread;
 use std::time::Duration;
 
@@ -16,6 +18,7 @@ fn nothing_is_lost_silently() {
     }
     let (owner, borrower) = (Remote::start(Options::default()), Remote::start(Options::default()));
     let address = server(|mut stream| {
+        stream.read_exact(&mut [0; 5]).unwrap(); // who dials speaks first
         // Somewhere around the hand-over, which begins after one to eight milliseconds.
         let port = u64::from(stream.peer_addr().unwrap().port());
         thread::sleep(Duration::from_micros(port * 7919 % 10_000));
@@ -27,6 +30,8 @@ fn nothing_is_lost_silently() {
     for round in 0..ROUNDS {
         let idle = owner.run(move |driver| async move {
             let conn = driver.dial(address).await.unwrap();
+            conn.send([Chunk::from_static(b"hello")]);
+            poll_fn(|cx| conn.poll_flushed(cx)).await.unwrap();
             driver.sleep(Duration::from_micros(round * 1009 % 2000)).await;
             conn.detach().await
         });

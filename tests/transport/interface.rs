@@ -7,6 +7,7 @@ use boltmux::transport::listener;
 use boltmux::transport::stream::Stream;
 use bytes::Bytes;
 use std::fs::File;
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
@@ -141,6 +142,57 @@ fn several_listeners_accept_until_they_are_stopped() {
     eventually("refused", Duration::from_secs(2), || {
         addresses.iter().all(|address| TcpStream::connect(address).is_err())
     });
+}
+
+#[test]
+fn a_dialed_connection_is_accepted_with_its_first_bytes() {
+    let remote = Remote::start(Options::default());
+    // Without bytes the acknowledgement leaves after 200 ms, which a slow machine may exceed.
+    let is_seen = (0..20).any(|_| {
+        remote.run(|driver| async move {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            listener.set_nonblocking(true).unwrap();
+            let conn = driver.dial(listener.local_addr().unwrap()).await.unwrap();
+            let came_alone = listener.accept().is_ok();
+            conn.send([Chunk::from_static(b"first")]);
+            while !came_alone && listener.accept().is_err() {
+                driver.sleep(Duration::from_millis(1)).await;
+            }
+            !came_alone
+        })
+    });
+    assert!(is_seen, "a server is woken twice for each connection");
+}
+
+/// A close that says nothing first: the kernel sends what it has, and then the end.
+#[test]
+fn a_connection_whose_peer_has_ended_is_closed_at_once_and_loses_nothing() {
+    const ANSWER: &[u8] = &[7; 64 << 10];
+    let remote = Remote::start(Options::default());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (ended, closed) = mpsc::channel();
+    let closing = remote.begin(move |driver| async move {
+        let conn = driver.dial(address).await.unwrap();
+        conn.send([Chunk::from_static(b"hello")]);
+        while conn.recv().await.unwrap().is_some() {}
+        conn.send([Chunk::from_static(ANSWER)]);
+        let was_spent = conn.is_spent();
+        poll_fn(|cx| conn.poll_flushed(cx)).await.unwrap();
+        let is_spent = conn.is_spent();
+        conn.close().await;
+        ended.send(driver.counters().sockets).unwrap();
+        (was_spent, is_spent)
+    });
+    let (mut peer, _) = listener.accept().unwrap();
+    peer.read_exact(&mut [0; 5]).unwrap();
+    peer.write_all(b"question").unwrap();
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(closed.recv_timeout(Duration::from_secs(10)), Ok(0), "the slot is gone");
+    assert_eq!(closing.recv().unwrap(), (false, true), "spent once all of it has left");
+    let mut answer = Vec::new();
+    peer.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer, ANSWER);
 }
 
 #[test]

@@ -18,8 +18,8 @@ const WATCHED_MAX: usize = 64;
 pub enum Watched {
     Hello,
     Logon,
-    /// ROUTE, and how the proxy is called in its answer.
-    Route(Rc<str>),
+    /// ROUTE, and how the client calls the proxy, if it has said so.
+    Route(Option<Rc<str>>),
 }
 
 /// See the module.
@@ -76,7 +76,7 @@ mod tests {
     #[test]
     fn summaries_meet_their_requests_in_order() {
         let mut owed = Owed::default();
-        let route = Watched::Route("h:1".into());
+        let route = Watched::Route(Some("h:1".into()));
         owed.push(Watched::Hello);
         owed.push(Watched::Logon);
         owed.push_ordinary();

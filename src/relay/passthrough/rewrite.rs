@@ -12,14 +12,21 @@ use crate::wire::version::Version;
 use bytes::Bytes;
 use std::borrow::Cow;
 
-/// The chunked message to send instead of the SUCCESS with this payload.
-pub fn success(watched: &Watched, version: Version, payload: &[u8]) -> Option<Bytes> {
+/// The chunked message to send instead of the SUCCESS with this payload. `own_address` is asked for
+/// where the client has not said how it calls the proxy.
+pub fn success(
+    watched: &Watched,
+    version: Version,
+    payload: &[u8],
+    own_address: impl FnOnce() -> String,
+) -> Option<Bytes> {
     match watched {
         Watched::Hello if version.has_resolved_database() => edited(payload, promise_routing),
         Watched::Logon if version.has_resolved_database() => {
             edited(payload, |map| map.remove("advertised_address"))
         }
-        Watched::Route(address) => edited(payload, |map| own_table(map, address)),
+        Watched::Route(Some(address)) => edited(payload, |map| own_table(map, address)),
+        Watched::Route(None) => edited(payload, |map| own_table(map, &own_address())),
         _ => None,
     }
 }

@@ -68,6 +68,10 @@ impl Pipes for Out<'_> {
         self.1.copied += bytes.len();
         self.1.client.extend_from_slice(&bytes);
     }
+
+    fn own_address(&self) -> String {
+        OWN.into()
+    }
 }
 
 /// A session and all that came out of it.
@@ -78,7 +82,7 @@ struct Relayed {
 
 impl Relayed {
     fn new() -> Relayed {
-        Relayed { pass: Passthrough::new(OWN.into()), out: Received::default() }
+        Relayed { pass: Passthrough::default(), out: Received::default() }
     }
 
     /// After the handshake and the login, with nothing recorded.
