@@ -237,7 +237,9 @@ fn a_routing_table_is_kept_for_none_but_the_request_it_answers() {
     world.client(&named("first"));
     world.server(&reply::invalid("no such database").encode(V4_4));
     assert_eq!(world.client(RESET), SUCCESS_EMPTY);
-    assert!(world.client(&named(&"x".repeat(REQUEST_HELD_MAX + 1))).is_empty());
+    let long = named(&"x".repeat(REQUEST_HELD_MAX + 1));
+    let (begin, end) = long.split_at(long.len() - 3); // it does not come at once
+    assert!(world.client(begin).is_empty() && world.client(end).is_empty());
     let servers = vec![(Role::Read, vec!["inner:7687".to_owned()])];
     let table = RoutingTable { ttl_seconds: 300, database: Some("other".into()), servers };
     assert!(!world.server(&table.encode(V4_4)).is_empty());
