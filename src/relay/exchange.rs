@@ -1,8 +1,8 @@
 //! The way of a byte: what either side sent, cut into messages, judged by the `Session`, and handed
 //! on as the same bytes. Pure: a slice in, calls of `Effects` out.
 //!
-//! Owns: where both streams are within a message, and the bytes that cannot go on yet (`hold`). They
-//! wait in the buffer they came in if `Effects::keep` lets them, else in copies. A request is
+//! Owns: where both streams are within a message, and the bytes that cannot go on yet (`hold`).
+//! They wait in the buffer they came in if `Effects::keep` lets them, else in copies. A request is
 //! judged when it is complete or longer than `REQUEST_HELD_MAX`; a record is handed on as it comes;
 //! a summary when it is complete.
 
