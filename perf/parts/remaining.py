@@ -36,11 +36,18 @@ class Remaining:
         self.taken_s += seconds
 
     @property
-    def seconds(self):
+    def slower(self):
         """Disturbed rounds and a slow machine are expected to go on as they were."""
         expected = sum(self.expected.values()) - sum(self.left.values())
-        slower = self.taken_s / expected if expected else 1.0
-        return sum(self.left.values()) * slower
+        return self.taken_s / expected if expected else 1.0
+
+    @property
+    def seconds(self):
+        return sum(self.left.values()) * self.slower
+
+    def fits(self, name, within_s):
+        """Whether this part will end before so much time has passed since the first began."""
+        return self.taken_s + self.expected[name] * self.slower <= within_s
 
     def __str__(self):
         if not self.left:

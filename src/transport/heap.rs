@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// The budget of one shard for bytes that are, or may have to be, taken out of the ring's buffers.
+/// The budget of one shard for bytes that are taken out of the ring's buffers, or may have to be.
 pub struct HeapBudget {
     bytes_max: usize,
     bytes_held: Cell<usize>,
