@@ -140,7 +140,7 @@ impl Driver {
         let address = Box::new(socket2::SockAddr::from(address));
         // Not O_NONBLOCK: such a socket makes the ring answer EAGAIN instead of waiting.
         let fd = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
-        listener::set_options(&fd)?;
+        listener::set_dial_options(&fd)?;
         fd.set_tcp_quickack(false)?;
         let socket = Socket::new(fd.into(), Side::Dialed, Life::Connecting);
         let key = self.state.borrow_mut().connect(socket, address);

@@ -22,13 +22,8 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Bytes that the server's kernel has not acknowledged by then end the connection: a server whose
-/// machine is gone is noticed soon. The kernel counts bytes for which a living server has no room,
-/// too (tcp(7), TCP_USER_TIMEOUT): one that does not read has `UNREAD_MAX`.
+/// machine is gone is noticed soon.
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(60);
-/// The same for peers that may take their time: clients that work slowly through a result, and
-/// servers with a send under way that they have no room for. So long Neo4j itself waits for a
-/// client that does not read (its outbound buffer throttle).
-pub const UNREAD_MAX: Duration = Duration::from_secs(15 * 60);
 
 /// One listener per shard, all on `address`; port 0 becomes one free port for all of them. The
 /// error is one line for the operator.
@@ -61,8 +56,20 @@ pub fn set_options(socket: &Socket) -> io::Result<()> {
         .with_time(KEEPALIVE_AFTER)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// What a dialed socket gets, until its server leaves a send unread (`wait_for_reader`).
+pub fn set_dial_options(socket: &Socket) -> io::Result<()> {
+    set_options(socket)?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))
+}
+
+/// Lets a peer leave bytes unread for as long as it lives. The kernel would count bytes for which
+/// it has no room as unacknowledged, though it answers every probe (tcp(7), TCP_USER_TIMEOUT). If
+/// its machine is gone it takes as long as `net.ipv4.tcp_retries2` to notice, about 15 minutes.
+pub fn wait_for_reader(socket: &Socket) -> io::Result<()> {
+    socket.set_tcp_user_timeout(None)
 }
 
 /// SO_REUSEPORT would silently share the port with another program of the same user: a bind without
@@ -186,8 +193,7 @@ fn remove_stale(path: &Path) -> Result<(), String> {
 fn listen(address: SocketAddr, ipv6_only: bool) -> io::Result<TcpListener> {
     let socket = socket_for(address, ipv6_only)?;
     socket.set_reuse_port(true)?;
-    set_options(&socket)?;
-    socket.set_tcp_user_timeout(Some(UNREAD_MAX))?;
+    set_options(&socket)?; // clients may read late: see `wait_for_reader`
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
@@ -235,7 +241,7 @@ mod tests {
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
         assert_eq!(socket.tcp_keepalive_interval().unwrap(), KEEPALIVE_INTERVAL);
         assert_eq!(socket.tcp_keepalive_retries().unwrap(), KEEPALIVE_RETRIES);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(UNREAD_MAX), "it may read late");
+        assert_eq!(socket.tcp_user_timeout().unwrap(), None, "it may read late");
     }
 
     #[test]

@@ -125,8 +125,7 @@ impl State {
         let stuck = self.sockets.get(key).filter(|socket| socket.in_flight > 0);
         if let Some(socket) = stuck.filter(|socket| socket.side == Side::Dialed) {
             // One that refuses has ended already.
-            let socket = socket2::SockRef::from(&socket.fd);
-            let _ = socket.set_tcp_user_timeout(Some(listener::UNREAD_MAX));
+            let _ = listener::wait_for_reader(&socket2::SockRef::from(&socket.fd));
         }
     }
 
