@@ -204,7 +204,7 @@ fn who_speaks_no_version_of_ours_is_closed_and_counted_for_the_limit() {
 /// It has said all it will, but cannot be answered without a server connection.
 #[test]
 fn who_has_ended_its_side_does_not_wait_for_a_connection() {
-    let pairs = [MODE, "pool.size=1", "timeouts.login=5m", "pool.acquisition_timeout=5m"];
+    let pairs = [MODE, "pool.size=1", "timeouts.login=5min", "pool.acquisition_timeout=5min"];
     let stage = Stage::start(&pairs, Options::default());
     let _first = Client::login(stage.address(), V5_4);
     let mut second = Client::connect(stage.address());
