@@ -136,3 +136,27 @@ fn a_right_password_of_eight_clients_meets_the_server_once() {
     drop(clients);
     until("the server's connection stays", || stage.server.stats().connections_open == 1);
 }
+
+/// Nobody knows that they are wrong before the server has said so: half of the dials is theirs.
+#[test]
+fn wrong_passwords_of_many_users_take_few_connections_at_once() {
+    let faults = Faults { login_delay_ms: 300, ..Faults::default() };
+    let options = Options { faults, ..Options::default() };
+    let stage = Stage::start(&["shards=1", "pool.size=20"], options);
+    let mut clients: Vec<Client> =
+        (0..12).map(|_| Client::negotiate(stage.address(), V5_4)).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let user = format!("user-{number}");
+        client.send(&[hello(V5_4, &user, "wrong"), logon(&user, "wrong")].concat());
+        client.expect(&[tag::SUCCESS]);
+    }
+    clients.truncate(10); // some leave before their turn; nobody waits for them
+    for client in &mut clients {
+        client.expect_failure("Neo.ClientError.Security.Unauthorized");
+        client.expect_end();
+    }
+    let stats = stage.server.stats();
+    assert!(stats.connections_max <= 4 + 1, "with a probe: {stats:?}");
+    Client::login(stage.address(), V5_4).expect_well();
+    stage.proxy.until("nothing waits", |all| all.get("clients_waiting") == 0);
+}

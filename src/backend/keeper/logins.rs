@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::backend::approval::{Asker, Verdict, owner};
+use crate::backend::pool::{DIALS_MAX, WAITERS_MAX};
 use crate::wire::message::Failure;
+use std::collections::VecDeque;
+
+/// Logins at the server at once, of one shard: half of the dials. They wait in line with those who
+/// are served, and may cost them a connection each, though all of them may be wrong.
+const LOGINS_MAX: usize = DIALS_MAX as usize / 2;
 
 /// The shell's part of logins.
 pub(super) struct Logins {
@@ -12,6 +18,8 @@ pub(super) struct Logins {
     askers: HashMap<u64, Waiting>,
     /// Logins of this shard at the server: identity, and the client that it was started for.
     running: HashMap<Ticket, (Fingerprint, u64)>,
+    /// Clients whose login begins when another has ended, with their identities.
+    queued: VecDeque<(Rc<Identity>, u64)>,
 }
 
 struct Waiting {
@@ -22,7 +30,8 @@ struct Waiting {
 
 impl Logins {
     pub fn new(approvals: Approvals) -> Logins {
-        Logins { approvals, askers: HashMap::new(), running: HashMap::new() }
+        let (askers, running) = (HashMap::new(), HashMap::new());
+        Logins { approvals, askers, running, queued: VecDeque::new() }
     }
 }
 
@@ -117,8 +126,42 @@ impl Backend {
         let Some(identity) = identity else {
             return; // gone before the answer came: `hear_login` has told the identity's shard
         };
+        let mut logins = self.logins.borrow_mut();
+        if logins.queued.len() < WAITERS_MAX {
+            logins.queued.push_back((identity, client));
+            drop(logins);
+            return self.start_queued();
+        }
+        drop(logins);
+        self.report(identity.fingerprint, client, LoginOutcome::Failed(Refusal::QueueFull));
+    }
+
+    /// Starts as many logins as may run.
+    fn start_queued(self: &Rc<Self>) {
+        loop {
+            let mut logins = self.logins.borrow_mut();
+            if logins.running.len() >= LOGINS_MAX {
+                return;
+            }
+            let Some((identity, client)) = logins.queued.pop_front() else { return };
+            let is_here = logins.askers.contains_key(&client);
+            drop(logins);
+            match is_here {
+                true => self.run_login(&identity, client),
+                false => self.report_gone(identity.fingerprint, client),
+            }
+        }
+    }
+
+    /// Nobody is here to log in for; those who wait are told to try again.
+    fn report_gone(self: &Rc<Self>, key: Fingerprint, client: u64) {
+        let gone = Refusal::Unreachable("the client that logged in first has gone".into());
+        self.report(key, client, LoginOutcome::Failed(gone));
+    }
+
+    fn run_login(self: &Rc<Self>, identity: &Rc<Identity>, client: u64) {
         let key = identity.fingerprint;
-        let acquired = self.pool.borrow_mut().acquire(&identity, Want::Login, self.now());
+        let acquired = self.pool.borrow_mut().acquire(identity, Want::Login, self.now());
         match acquired {
             Acquired::Waiting(ticket) => {
                 self.logins.borrow_mut().running.insert(ticket, (key, client));
@@ -133,6 +176,7 @@ impl Backend {
         let running = self.logins.borrow_mut().running.remove(&ticket);
         if let Some((key, client)) = running {
             self.report(key, client, outcome);
+            self.start_queued();
         }
     }
 
@@ -189,9 +233,7 @@ impl Backend {
                 if is_here || verdict != Verdict::LogIn {
                     return self.judged(client, verdict);
                 }
-                // Nobody is here to log in for; those who wait are told to try again.
-                let gone = Refusal::Unreachable("the client that logged in first has gone".into());
-                self.report(key, client, LoginOutcome::Failed(gone));
+                self.report_gone(key, client);
             }
             PeerMessage::Report { key, outcome } => self.spread(key, outcome),
             PeerMessage::Outcome { client, outcome, at } => self.decided(client, outcome, at),
