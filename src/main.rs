@@ -10,6 +10,7 @@ use boltmux::proxy::Proxy;
 use boltmux::transport::tls::{Fed, Session, client};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use boltmux::config::output::{print, tell};
 use boltmux::config::settings::LogLevel;
 use boltmux::config::{
     Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse,
@@ -22,7 +23,7 @@ fn main() -> ExitCode {
     let command = match parse(std::env::args_os().skip(1), &ProcessEnvironment, &DiskFiles) {
         Ok(command) => command,
         Err(problems) => {
-            eprintln!("{problems}");
+            tell(&problems.to_string());
             return ExitCode::from(exit::USAGE);
         }
     };
@@ -45,7 +46,7 @@ fn run(settings: Settings) -> u8 {
     let mut signals = match signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("boltmux: cannot listen for signals: {error}");
+            tell(&format!("boltmux: cannot listen for signals: {error}"));
             return exit::FAILED;
         }
     };
@@ -54,16 +55,16 @@ fn run(settings: Settings) -> u8 {
     let proxy = match Proxy::start(settings) {
         Ok(proxy) => proxy,
         Err(error) => {
-            error.text.lines().for_each(|line| eprintln!("boltmux: {line}"));
+            error.text.lines().for_each(|line| tell(&format!("boltmux: {line}")));
             return error.status;
         }
     };
-    eprintln!("boltmux: accepting clients on {} for {uplink}", proxy.places().join(", "));
+    tell(&format!("boltmux: accepting clients on {} for {uplink}", proxy.places().join(", ")));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     while signals.forever().next() == Some(SIGHUP) {
         proxy.reload();
     }
-    eprintln!("boltmux: draining; a second signal ends it at once");
+    tell("boltmux: draining; a second signal ends it at once");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     std::thread::spawn(move || {
         while signals.forever().next() == Some(SIGHUP) {}
@@ -82,25 +83,32 @@ fn start_log(level: LogLevel) {
         LogLevel::Trace => tracing::Level::TRACE,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
-    log.with_target(false).with_ansi(false).init();
+    // What cannot be written is lost: telling so would panic where standard error is closed, and
+    // with it the shard that wanted to log.
+    log.with_target(false).with_ansi(false).log_internal_errors(false).init();
 }
 
 fn say(text: &str) -> u8 {
-    println!("{text}");
-    exit::DONE
+    match print(&format!("{text}\n")) {
+        Ok(()) => exit::DONE,
+        Err(error) => {
+            tell(&format!("boltmux: cannot write to standard output: {error}"));
+            exit::FAILED
+        }
+    }
 }
 
 fn check(settings: &Settings, connect: bool) -> u8 {
     let encryption = match Certificates::read(settings) {
         Ok(certificates) => certificates.encryption(),
         Err(problems) => {
-            eprintln!("{problems}");
+            tell(&problems.to_string());
             return exit::USAGE;
         }
     };
-    println!("the configuration is sound");
-    if !connect {
-        return exit::DONE;
+    let said = say("the configuration is sound");
+    if !connect || said != exit::DONE {
+        return said;
     }
     let timeout = settings.timeouts.connect;
     let connected = dial(&settings.uplink, timeout).and_then(|(address, stream)| {
@@ -111,7 +119,7 @@ fn check(settings: &Settings, connect: bool) -> u8 {
     match connected {
         Ok(text) => say(&text),
         Err(error) => {
-            eprintln!("boltmux: {error}");
+            tell(&format!("boltmux: {error}"));
             exit::FAILED
         }
     }

@@ -794,6 +794,19 @@ fn the_program_says_how_it_ended() {
 }
 
 #[test]
+fn output_that_nobody_reads_is_no_error() {
+    for arguments in [&["check", "--keys"][..], &["--help"], &["version"], &["check"]] {
+        let (reader, writer) = io::pipe().expect("a pipe can be had");
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_boltmux"));
+        let output = command.args(arguments).env_clear().stdout(writer).output();
+        let output = output.expect("the program was built beside its tests");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
 fn check_dials_only_when_asked() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");

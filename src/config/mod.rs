@@ -15,6 +15,7 @@ mod suggest;
 pub mod command;
 pub mod exit;
 pub mod keys;
+pub mod output;
 pub mod problem;
 pub mod settings;
 pub mod sources;

@@ -272,6 +272,26 @@ fn sigterm_lets_an_open_transaction_finish_and_closes_who_is_idle() {
 }
 
 #[test]
+fn it_drains_when_nobody_reads_its_log_any_more() {
+    let server = server();
+    let mut command = command(&usual(server.address(), free_port(), &["shards=1"]));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let child = command.args(["--set", "log.level=debug"]).stderr(writer).spawn().unwrap();
+    drop(command); // and its end of the pipe
+    let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
+    let prefix = "boltmux: accepting clients on ";
+    let address = lines.find_map(|line| Some(line.strip_prefix(prefix)?.to_owned())).unwrap();
+    let address = address.split(' ').next().unwrap().parse().unwrap();
+    drop(lines);
+    let (_, lines) = mpsc::channel();
+    let mut program = Program { child, lines, address, admin: address };
+    Client::login(address, V5_4).expect_well(); // logged as it ends
+    Client::login(address, V5_4).expect_well();
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
 fn a_second_signal_ends_it_at_once() {
     let server = server();
     let mut program = Program::start(server.address(), &["shards=1", "timeouts.drain=10min"]);
