@@ -51,7 +51,7 @@ impl Proxy {
         let files = crate::transport::raise_open_files_limit()
             .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
         let cpus = runtime::allowed_cpus();
-        let shards = settings.shards.unwrap_or(cpus.len()).clamp(1, SHARDS_MAX);
+        let shards = settings.shards.unwrap_or_else(|| shards_of(cpus.len()));
         let Bound { rows, addresses, files: socket_files } = bind(&settings, shards)?;
         let clients_max = clients_max(&settings, files)?;
         let settings = Arc::new(settings);
@@ -107,6 +107,16 @@ impl Proxy {
     pub fn admin(&self) -> &[SocketAddr] {
         &self.admin
     }
+}
+
+/// One per CPU, as many as there may be.
+fn shards_of(cpus: usize) -> usize {
+    if cpus > SHARDS_MAX {
+        tracing::info!(
+            "{SHARDS_MAX} of {cpus} CPUs are used, one for each shard: there is no more"
+        );
+    }
+    cpus.clamp(1, SHARDS_MAX)
 }
 
 /// What all shards are made from.

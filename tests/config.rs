@@ -385,7 +385,7 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 72] = [
+const REFUSED: [(&str, &str); 73] = [
     ("listen.bind=unix:bolt.sock", "must begin at /"),
     ("listen.bind=unix:", "must begin at /"),
     ("listen.bind=unix:/a,unix:/a", "unix:/a is listed twice"),
@@ -400,7 +400,8 @@ const REFUSED: [(&str, &str); 72] = [
     ("pool.size=1.5", "expected a whole number"),
     ("pool.size=99999999999", "expected a whole number"),
     ("pool.size=", "expected a whole number"),
-    ("shards=0", "from 1 to 1024"),
+    ("shards=0", "from 1 to 64"),
+    ("shards=65", "from 1 to 64"),
     ("shards=many", "(or \"auto\")"),
     ("pool.mode=statement", "expected transaction or session, not \"statement\""),
     ("pool.reauth=yes", "expected true or false"),

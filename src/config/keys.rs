@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
         shards,
         parse_shards,
         show_shards,
-        "CPU cores to use, one shard each; auto: all the process may run on"
+        "CPU cores to use, one shard each, at most 64; auto: all the process may run on"
     ),
     Key {
         name: "listen.bind",
@@ -341,7 +341,7 @@ pub const KEYS: &[Key] = &[
         limits.clients,
         parse_clients,
         show_clients,
-        "clients at a time; auto: from the open-files limit"
+        "clients at a time; auto, and at most: what the open-files limit leaves"
     ),
     size!("limits.login_message", limits.login_message, 512, MIB, "largest message before login"),
     size!(

@@ -1,5 +1,6 @@
 //! How the values of keys are read and shown where a kind alone does not say it.
 
+use crate::backend::permits::SHARDS_MAX;
 use crate::config::keys::{Key, TLS_MODES};
 use crate::config::settings::{Bind, BindHost, Listen, Secret, Settings, TlsMode};
 use crate::config::values::{AUTO, OFF, parse_bind, parse_number, parse_word, show_bind};
@@ -7,8 +8,6 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// glommio and `sched_getaffinity` count CPUs up to here (Linux, `CPU_SETSIZE`).
-const SHARDS_MAX: u32 = 1024;
 /// A longer user name or password is a file given by mistake.
 const TEXT_BYTES_MAX: usize = 4096;
 /// Listening sockets per shard; each costs a descriptor and a ring entry.
@@ -120,7 +119,7 @@ pub fn parse_shards(text: &str) -> Result<Option<usize>, String> {
     if text.trim() == AUTO {
         return Ok(None);
     }
-    let shards = parse_number(text, 1, SHARDS_MAX).map_err(|error| or_word(&error, AUTO))?;
+    let shards = parse_number(text, 1, SHARDS_MAX as u32).map_err(|error| or_word(&error, AUTO))?;
     Ok(usize::try_from(shards).ok())
 }
 
