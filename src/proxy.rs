@@ -4,6 +4,7 @@ use crate::backend::peers::Peers;
 use crate::backend::permits::{Permits, SHARDS_MAX};
 use crate::config::exit;
 use crate::config::settings::{Bind, BindHost, Settings};
+use crate::control::admin::CONNECTIONS_MAX as OPERATORS_MAX;
 use crate::control::certificates::{Certificates, Encryption};
 use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
 use crate::control::{self, Shutdown};
@@ -22,8 +23,14 @@ use std::time::Duration;
 const START_WITHIN: Duration = Duration::from_secs(20);
 /// How long the start waits for the first look at the server.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// Descriptors beside clients and server connections: rings, listeners, logs, the control core.
-const FILES_RESERVED: u64 = 64;
+/// Descriptors beside clients, server connections, shards and operators: the control core's rings,
+/// a probe, standard streams, files that are read. Measured 12, and more to spare.
+const FILES_RESERVED: u64 = 32;
+/// What a shard has open beside its listeners: its executor's rings and its own. Measured 9.
+const FILES_PER_SHARD: u64 = 12;
+
+/// Fewer are not worth a start.
+const CLIENTS_MIN: u64 = 16;
 
 /// Why the proxy does not run: the exit status and one line.
 #[derive(Debug)]
@@ -53,7 +60,7 @@ impl Proxy {
         let cpus = runtime::allowed_cpus();
         let shards = settings.shards.unwrap_or_else(|| shards_of(cpus.len()));
         let Bound { rows, addresses, files: socket_files } = bind(&settings, shards)?;
-        let clients_max = clients_max(&settings, files)?;
+        let clients_max = clients_max(&settings, files, &rows)?;
         let settings = Arc::new(settings);
         let permits = Arc::new(Permits::new(settings.pool.size));
         let launch = Launch {
@@ -260,23 +267,31 @@ pub fn resolve(bind: &Bind) -> Result<Vec<SocketAddr>, String> {
     }
 }
 
-/// `limits.clients`, or what the open-files limit leaves.
-fn clients_max(settings: &Settings, files: u64) -> Result<u32, StartError> {
-    let servers = match settings.pool.mode {
-        // A client's own connection counts beside it.
-        crate::config::settings::PoolMode::Session => 0,
-        crate::config::settings::PoolMode::Transaction => u64::from(settings.pool.size),
-    };
-    let left = files.saturating_sub(FILES_RESERVED + servers);
-    if left < 16 {
+/// `limits.clients`, or what the open-files limit leaves. A connection of the pool is a descriptor,
+/// in session mode, too: there up to `pool.size` clients have one beside their own.
+fn clients_max(settings: &Settings, files: u64, rows: &Rows) -> Result<u32, StartError> {
+    let shards = rows.first().map_or(0, |(_, row)| row.len()) as u64;
+    let listeners: u64 = rows.iter().map(|(_, row)| row.len() as u64).sum();
+    let operators = settings.admin.bind.as_ref().map_or(0, |_| OPERATORS_MAX as u64);
+    let own = FILES_RESERVED + FILES_PER_SHARD * shards + listeners + operators;
+    let left = files.saturating_sub(own + u64::from(settings.pool.size));
+    if left < CLIENTS_MIN {
         return Err(refused(format!(
-            "the open-files limit of {files} is too small for pool.size = {}; \
-             raise it (ulimit -n) or make the pool smaller",
+            "the open-files limit of {files} is too small for pool.size = {} and {shards} \
+             shard(s): {own} are for boltmux itself; raise it (ulimit -n), make the pool smaller \
+             or take fewer shards",
             settings.pool.size
         )));
     }
     let left = u32::try_from(left).unwrap_or(u32::MAX);
-    Ok(settings.limits.clients.unwrap_or(left).min(left))
+    let wanted = settings.limits.clients.unwrap_or(left);
+    if wanted > left {
+        tracing::warn!(
+            "limits.clients = {wanted} is more than the open-files limit of {files} has room for: \
+             {left} clients are let in at a time; raise the limit (ulimit -n)"
+        );
+    }
+    Ok(wanted.min(left))
 }
 
 fn secret() -> Result<[u8; 32], StartError> {
@@ -288,4 +303,37 @@ fn secret() -> Result<[u8; 32], StartError> {
 
 fn refused(text: String) -> StartError {
     StartError { status: exit::REFUSED, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row of `shards` descriptors for each listener.
+    fn rows(listeners: usize, shards: usize) -> Rows {
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        (0..listeners).map(|place| (place, (0..shards).map(|_| open()).collect())).collect()
+    }
+
+    #[test]
+    fn clients_get_what_shards_listeners_pool_and_operators_leave() {
+        let mut settings = Settings::default();
+        settings.pool.size = 50;
+        let most = |settings: &Settings, files, rows| clients_max(settings, files, &rows).unwrap();
+        let one = most(&settings, 1000, rows(1, 1));
+        assert_eq!(u64::from(one), 1000 - 50 - FILES_RESERVED - FILES_PER_SHARD - 1);
+        let many = most(&settings, 1000, rows(2, 24));
+        assert_eq!(u64::from(one - many), 23 * FILES_PER_SHARD + 2 * 24 - 1);
+        // A client's own server connection is one of the pool's.
+        settings.pool.mode = crate::config::PoolMode::Session;
+        assert_eq!(most(&settings, 1000, rows(1, 1)), one);
+        settings.admin.bind = Some(settings.listen[0].bind.clone());
+        assert_eq!(most(&settings, 1000, rows(1, 1)), one - 64);
+        settings.limits.clients = Some(100);
+        assert_eq!(most(&settings, 1000, rows(1, 1)), 100);
+        assert_eq!(most(&settings, 200, rows(1, 1)), 200 - 50 - 64 - 45);
+        let refusal = clients_max(&settings, 256, &rows(1, 24)).unwrap_err();
+        assert_eq!(refusal.status, exit::REFUSED);
+        assert!(refusal.text.contains("24 shard(s)"), "{}", refusal.text);
+    }
 }
