@@ -122,6 +122,9 @@ impl Certificates {
     /// leaves everything as it was.
     pub fn refresh(&mut self, is_forced: bool) -> bool {
         let mut has_changed = self.rotate();
+        if is_forced {
+            self.system = None;
+        }
         let changed = self.changed_files();
         let is_due =
             |files: Vec<PathBuf>| is_forced || files.iter().any(|file| changed.contains(file));
@@ -258,7 +261,8 @@ impl Certificates {
         made.map_err(|text| problems.add(Place::Together, text)).ok()
     }
 
-    /// The authorities in `uplink.ca_file`, or the system's, which are read once.
+    /// The authorities in `uplink.ca_file`, or the system's, which are read anew only if `refresh`
+    /// is forced: they are in too many files to look at every second.
     fn trust(&mut self, problems: &mut Problems) -> Option<Trust> {
         if let Some(path) = &self.uplink.ca_file {
             let read = read_file(path).and_then(|text| certificate::believed(&text));

@@ -50,8 +50,15 @@ fn usual(uplink: SocketAddr, admin: SocketAddr, pairs: &[&str]) -> Vec<String> {
 
 impl Program {
     pub fn start(uplink: SocketAddr, pairs: &[&str]) -> Program {
+        Program::start_with(uplink, pairs, &[])
+    }
+
+    /// With variables of the environment, which is empty otherwise.
+    pub fn start_with(uplink: SocketAddr, pairs: &[&str], variables: &[(&str, &str)]) -> Program {
         let admin = free_port();
-        let mut child = command(&usual(uplink, admin, pairs)).spawn().expect("the program starts");
+        let mut command = command(&usual(uplink, admin, pairs));
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().expect("the program starts");
         let lines = lines_of(&mut child);
         let mut said = Vec::new();
         let address = loop {
