@@ -19,10 +19,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// A shard that has not said by then whether it runs has hung.
+/// A shard that has not said by then whether it runs has hung, and so has the control core if it
+/// has told nothing of the server.
 const START_WITHIN: Duration = Duration::from_secs(20);
-/// How long the start waits for the first look at the server.
-const LOOK_WITHIN: Duration = Duration::from_secs(2);
 /// Descriptors beside clients, server connections, shards and operators: the control core's rings,
 /// a probe, standard streams, files that are read. Measured 12, and more to spare.
 const FILES_RESERVED: u64 = 32;
@@ -76,10 +75,14 @@ impl Proxy {
         let shutdown = Shutdown::default();
         let mut options = control::Options::from(&*settings);
         options.certificates = Some(certificates);
-        let control = control::start(options, links, launch.permits, shutdown.clone())
-            .map_err(|text| StartError { status: exit::FAILED, text })?;
-        // Who connects now finds the server known; if it cannot be reached, that is known too.
-        let _ = control.looked.recv_timeout(LOOK_WITHIN);
+        let failed = |text| StartError { status: exit::FAILED, text };
+        let control = control::start(options, links, launch.permits, shutdown.clone());
+        let control = control.map_err(failed)?;
+        // The shards accept from then on: they know the server, or that it cannot be reached.
+        control
+            .looked
+            .recv_timeout(START_WITHIN)
+            .map_err(|_| failed("the control core did not look at the server".into()))?;
         let (files, admin, control) = (socket_files, control.admin, control.thread);
         Ok(Proxy { addresses, files, admin, shards, control, shutdown })
     }

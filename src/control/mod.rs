@@ -55,7 +55,8 @@ pub struct Shutdown {
 pub struct Running {
     /// Where operators are answered.
     pub admin: Vec<SocketAddr>,
-    /// Says once that the server has been looked at for the first time, with or without success.
+    /// Says that shards know of the server what there is to know at the start: that it was looked
+    /// at, with or without success, or that this takes longer than `Options::first_look`.
     pub looked: mpsc::Receiver<()>,
     /// Ends after `Shutdown::end` is set.
     pub thread: JoinHandle<()>,
@@ -106,6 +107,7 @@ pub async fn run(
         shards: RefCell::new(Shards::new(links, permits.clone())),
         permits,
         snapshot: RefCell::default(),
+        addresses: RefCell::default(),
         is_draining: Cell::new(false),
         operators: Cell::new(0),
     });
@@ -159,9 +161,19 @@ pub(crate) struct Core {
     pub encryption: RefCell<Arc<Encryption>>,
     /// What operators are told of certificates.
     pub certificates: RefCell<Status>,
-    /// As published last.
+    /// As published last; the default until then.
     pub snapshot: RefCell<Arc<Snapshot>>,
+    /// Of the server's name, as soon as there are any.
+    pub addresses: RefCell<Vec<SocketAddr>>,
     pub is_draining: Cell<bool>,
     /// Connections of operators now.
     pub operators: Cell<usize>,
+}
+
+impl Core {
+    fn publish(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.shards.borrow_mut().publish(&snapshot);
+        self.snapshot.replace(snapshot);
+    }
 }
