@@ -3,10 +3,11 @@
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use boltmux::control::certificates::Certificates;
-use boltmux::proxy::Proxy;
+use boltmux::proxy::{Failure, Proxy};
 use boltmux::transport::tls::{Fed, Session, client};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
@@ -52,7 +53,8 @@ fn run(settings: Settings) -> u8 {
     };
     start_log(settings.log.effective_level());
     let uplink = format!("{}:{}", settings.uplink.host, settings.uplink.port);
-    let proxy = match Proxy::start(settings) {
+    let (told, failures) = mpsc::channel();
+    let proxy = match Proxy::start_and_tell(settings, told) {
         Ok(proxy) => proxy,
         Err(error) => {
             error.text.lines().for_each(|line| tell(&format!("boltmux: {line}")));
@@ -61,6 +63,7 @@ fn run(settings: Settings) -> u8 {
     };
     tell(&format!("boltmux: accepting clients on {} for {uplink}", proxy.places().join(", ")));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    watch(failures);
     while signals.forever().next() == Some(SIGHUP) {
         proxy.reload();
     }
@@ -70,8 +73,21 @@ fn run(settings: Settings) -> u8 {
         while signals.forever().next() == Some(SIGHUP) {}
         std::process::exit(i32::from(exit::FAILED));
     });
-    proxy.drain();
-    exit::DONE
+    if proxy.drain() { exit::DONE } else { exit::FAILED }
+}
+
+/// Tells of threads that panic. The first shard lost begins a drain, as SIGTERM does: a program
+/// that is started again has all its connections.
+fn watch(failures: Receiver<Failure>) {
+    std::thread::spawn(move || {
+        let mut is_ending = false;
+        for failure in failures {
+            tell(&format!("boltmux: {}; start boltmux again", failure.text));
+            if failure.is_shard && !std::mem::replace(&mut is_ending, true) {
+                let _ = signal_hook::low_level::raise(SIGTERM);
+            }
+        }
+    });
 }
 
 fn start_log(level: LogLevel) {

@@ -44,14 +44,36 @@ pub struct Proxy {
     /// Of Unix sockets; they go with the proxy.
     files: Vec<SocketFile>,
     admin: Vec<SocketAddr>,
-    shards: Vec<runtime::JoinHandle<()>>,
-    control: runtime::JoinHandle<()>,
+    shards: Vec<Watched>,
+    control: Watched,
+    wakes: Vec<DriverHandle>,
     shutdown: Shutdown,
 }
+
+/// A thread of the proxy has panicked: a mistake in the program.
+#[derive(Debug)]
+pub struct Failure {
+    /// Without the control core shards serve on. With a shard the permits of its connections are
+    /// lost, and its clients hang: the program should end.
+    pub is_shard: bool,
+    /// One line.
+    pub text: String,
+}
+
+/// Waits for a thread of the proxy; true if it has ended without a panic.
+type Watched = std::thread::JoinHandle<bool>;
 
 impl Proxy {
     /// Binds, starts one shard per CPU and the control core, and returns when all of them run.
     pub fn start(settings: Settings) -> Result<Proxy, StartError> {
+        Proxy::start_and_tell(settings, mpsc::channel().0)
+    }
+
+    /// The same; `told` hears of threads that panic later.
+    pub fn start_and_tell(
+        settings: Settings,
+        told: mpsc::Sender<Failure>,
+    ) -> Result<Proxy, StartError> {
         let certificates = Certificates::read(&settings)
             .map_err(|problems| StartError { status: exit::USAGE, text: problems.to_string() })?;
         let files = crate::transport::raise_open_files_limit()
@@ -70,9 +92,10 @@ impl Proxy {
             encryption: certificates.encryption(),
             secret: secret()?,
             cpus,
+            shutdown: Shutdown::default(),
         };
-        let (shards, links) = launch.shards(rows)?;
-        let shutdown = Shutdown::default();
+        let (shards, links, wakes) = launch.shards(rows)?;
+        let shutdown = launch.shutdown.clone();
         let mut options = control::Options::from(&*settings);
         options.certificates = Some(certificates);
         let failed = |text| StartError { status: exit::FAILED, text };
@@ -83,8 +106,18 @@ impl Proxy {
             .looked
             .recv_timeout(START_WITHIN)
             .map_err(|_| failed("the control core did not look at the server".into()))?;
-        let (files, admin, control) = (socket_files, control.admin, control.thread);
-        Ok(Proxy { addresses, files, admin, shards, control, shutdown })
+        let numbered = shards.into_iter().enumerate();
+        let shards = numbered
+            .map(|(number, join)| watch(Some(number), join, told.clone(), shutdown.clone()));
+        Ok(Proxy {
+            addresses,
+            files: socket_files,
+            admin: control.admin,
+            shards: shards.collect(),
+            control: watch(None, control.thread, told, shutdown.clone()),
+            wakes,
+            shutdown,
+        })
     }
 
     /// Where it listens.
@@ -98,14 +131,17 @@ impl Proxy {
         self.addresses.iter().map(SocketAddr::to_string).chain(files).collect()
     }
 
-    /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended.
-    pub fn drain(self) {
+    /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended; true
+    /// if no thread has panicked since the start.
+    pub fn drain(self) -> bool {
         self.shutdown.drain.store(true, Ordering::Relaxed);
+        self.wakes.iter().for_each(DriverHandle::ring);
+        let mut is_well = true;
         for shard in self.shards {
-            let _ = shard.join();
+            is_well &= shard.join().unwrap_or(false);
         }
         self.shutdown.end.store(true, Ordering::Relaxed);
-        let _ = self.control.join();
+        is_well & self.control.join().unwrap_or(false)
     }
 
     /// Reads all certificates anew, soon.
@@ -138,16 +174,38 @@ struct Launch {
     encryption: Encryption,
     secret: [u8; 32],
     cpus: Vec<usize>,
+    shutdown: Shutdown,
 }
+
+/// Waits for a thread, on one of its own; `number` is that of a shard. A panic is told unless the
+/// drain has begun: then its end is wanted.
+fn watch(
+    number: Option<usize>,
+    join: runtime::JoinHandle<()>,
+    told: mpsc::Sender<Failure>,
+    shutdown: Shutdown,
+) -> Watched {
+    std::thread::spawn(move || {
+        let Err(error) = join.join() else { return true };
+        let text = match number {
+            Some(number) => format!("shard {number} has failed, and its clients with it: {error}"),
+            None => format!("the control core has failed, clients are served on: {error}"),
+        };
+        if !shutdown.drain.load(Ordering::Relaxed) {
+            let _ = told.send(Failure { is_shard: number.is_some(), text }); // if anybody listens
+        }
+        false
+    })
+}
+
+/// The threads of shards, and how they are reached.
+type Shards = (Vec<runtime::JoinHandle<()>>, Vec<ShardLink>, Vec<DriverHandle>);
 
 type Started = Result<(usize, DriverHandle), String>;
 
 impl Launch {
     /// One executor per shard, each with a listener of every row.
-    fn shards(
-        &self,
-        listeners: Rows,
-    ) -> Result<(Vec<runtime::JoinHandle<()>>, Vec<ShardLink>), StartError> {
+    fn shards(&self, listeners: Rows) -> Result<Shards, StartError> {
         let shards = listeners.first().map_or(0, |(_, row)| row.len());
         let (started, starting) = mpsc::channel::<Started>();
         let (mut joins, mut links, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
@@ -168,6 +226,7 @@ impl Launch {
                 clients_max: self.clients_max,
                 peers,
                 link: ControlLink { orders: order_queue, reports: report_queue },
+                shutdown: self.shutdown.clone(),
                 secret: self.secret,
                 started: started.clone(),
                 wakes: woken,
@@ -190,12 +249,12 @@ impl Launch {
             }
         };
         wakes.iter().for_each(|wake| drop(wake.send(handles.clone())));
-        let links = links.into_iter().zip(handles);
+        let links = links.into_iter().zip(handles.clone());
         let links = links.map(|((orders, reports), handle)| {
             let wake = Box::new(move || handle.ring());
             ShardLink { orders, reports, wake }
         });
-        Ok((joins, links.collect()))
+        Ok((joins, links.collect(), handles))
     }
 }
 
@@ -338,5 +397,25 @@ mod tests {
         let refusal = clients_max(&settings, 256, &rows(1, 24)).unwrap_err();
         assert_eq!(refusal.status, exit::REFUSED);
         assert!(refusal.text.contains("24 shard(s)"), "{}", refusal.text);
+    }
+
+    #[test]
+    fn a_panic_is_told_and_the_drain_ends_all_the_same() {
+        for (planted, is_shard) in [(1, false), (2, true)] {
+            let mut settings = Settings { shards: Some(2), ..Settings::default() };
+            let host = BindHost::Address(Ipv4Addr::LOCALHOST.into());
+            settings.listen[0].bind = Bind { host: host.clone(), port: 0 };
+            // Nobody listens there.
+            (settings.uplink.host, settings.uplink.port) = ("127.0.0.1".into(), 1);
+            let (told, failures) = mpsc::channel();
+            let proxy = Proxy::start_and_tell(settings, told).unwrap();
+            proxy.shutdown.planted_panic.store(planted, Ordering::Relaxed);
+            proxy.wakes.iter().for_each(DriverHandle::ring);
+            let failure = failures.recv_timeout(START_WITHIN).unwrap();
+            assert_eq!(failure.is_shard, is_shard, "{failure:?}");
+            let (told, drained) = mpsc::channel();
+            std::thread::spawn(move || told.send(proxy.drain()));
+            assert!(!drained.recv_timeout(START_WITHIN).expect("the drain ends"));
+        }
     }
 }

@@ -43,12 +43,16 @@ const CERTIFICATE_TICKS: u32 = 10;
 /// The way out of the process, in two steps; plain flags, so that signal handlers can set them.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Tell the shards to drain, and operators that the program is about to end.
+    /// Drain, and tell operators that the program is about to end. Shards look at it, too, whenever
+    /// they are woken: the control core may have died.
     pub drain: Arc<AtomicBool>,
     /// Read all certificates anew; taken back when that is done.
     pub reload: Arc<AtomicBool>,
     /// The shards have ended: stop the control core.
     pub end: Arc<AtomicBool>,
+    /// Tests make a thread panic: 1 the control core, 2 the first shard.
+    #[cfg(test)]
+    pub planted_panic: Arc<std::sync::atomic::AtomicU8>,
 }
 
 /// A control core that runs.
@@ -118,6 +122,8 @@ pub async fn run(
     let watch = certificates.map(|all| watch(core.clone(), all, shutdown.reload.clone()));
     let _watch = watch.map(runtime::spawn_local);
     while !shutdown.end.load(Relaxed) {
+        #[cfg(test)]
+        assert_ne!(shutdown.planted_panic.load(Relaxed), 1, "planted");
         if shutdown.drain.load(Relaxed) && !core.is_draining.replace(true) {
             core.shards.borrow_mut().drain();
         }
