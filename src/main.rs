@@ -14,14 +14,16 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use boltmux::config::output::{print, tell};
 use boltmux::config::settings::LogLevel;
 use boltmux::config::{
-    Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse,
+    Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse_and,
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let command = match parse(std::env::args_os().skip(1), &ProcessEnvironment, &DiskFiles) {
+    let arguments = std::env::args_os().skip(1);
+    let look = &Certificates::problems_of;
+    let command = match parse_and(arguments, &ProcessEnvironment, &DiskFiles, look) {
         Ok(command) => command,
         Err(problems) => {
             tell(&problems.to_string());

@@ -571,6 +571,35 @@ fn a_wrong_flag_does_not_hide_a_wrong_variable() {
 }
 
 #[test]
+fn unknown_arguments_hide_no_wrong_setting() {
+    let said = refused(
+        &[
+            "--set",
+            "pool.size=0",
+            "--bogus",
+            "5",
+            "-x",
+            "--set",
+            "foo=1",
+            "--more=7",
+            "check",
+            "it",
+        ],
+        &[],
+        &[],
+    );
+    for part in ["'--bogus'", "'-x'", "'--more'", "'it'", "--set pool.size: ", "--set foo: "] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+    assert_eq!(said.lines().count(), 6, "{said}");
+    // A value that is missing is none of the unknown: what comes before it is looked at.
+    let said = refused(&["--set", "pool.size=0", "--config"], &[], &[]);
+    assert!(said.contains("'--config <FILE>'") && said.contains("pool.size"), "{said}");
+    let said = refused(&["--bogus", "--set", "listen.tls=required"], &[], &[]);
+    assert!(said.contains("'--bogus'") && said.contains("needs a certificate"), "{said}");
+}
+
+#[test]
 fn wrong_usage_is_refused() {
     let wrong: [&[&str]; 8] = [
         &["serve"],
@@ -792,6 +821,17 @@ fn the_program_says_how_it_ended() {
     let (status, printed, said) = boltmux(&["--config", "does/not/exist.toml", "check"]);
     assert_eq!((status, printed.as_str()), (Some(2), ""));
     assert!(said.starts_with("does/not/exist.toml: cannot be read: "), "{said}");
+}
+
+#[test]
+fn wrong_settings_hide_no_missing_file() {
+    let missing = ["--set", "listen.cert=/does/not/exist.pem", "--set", "pool.size=0"];
+    for arguments in [&missing[..], &[&["check"][..], &missing, &["--bogus"]].concat()] {
+        let (status, printed, said) = boltmux(arguments);
+        assert_eq!((status, printed.as_str()), (Some(2), ""), "{said}");
+        assert!(said.contains("/does/not/exist.pem: cannot be read: "), "{said}");
+        assert!(said.contains("--set pool.size: "), "{said}");
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub mod settings;
 pub mod sources;
 pub mod values;
 
-pub use command::{Command, Demo, parse};
+pub use command::{Command, Demo, parse, parse_and};
 pub use keys::keys_markdown;
 pub use problem::{Place, Problem, Problems};
 pub use settings::{

@@ -103,6 +103,19 @@ impl Certificates {
         if problems.is_empty() { Ok(all) } else { Err(problems) }
     }
 
+    /// What is wrong with the files of settings that may be wrong themselves.
+    pub fn problems_of(settings: &Settings) -> Problems {
+        let mut settings = settings.clone();
+        for listen in &mut settings.listen {
+            // Which key belongs to which certificate is not known then.
+            if !listen.tls.keys.is_empty() && listen.tls.keys.len() != listen.tls.certificates.len()
+            {
+                listen.tls = ListenTls::default();
+            }
+        }
+        Certificates::read(&settings).err().unwrap_or_default()
+    }
+
     /// What is in use now.
     pub fn encryption(&self) -> Encryption {
         self.encryption.clone()
