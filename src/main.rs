@@ -7,6 +7,7 @@ use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use boltmux::control::certificates::Certificates;
+use boltmux::control::places;
 use boltmux::proxy::{Failure, Proxy};
 use boltmux::transport::tls::{Fed, Session, client};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -14,7 +15,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use boltmux::config::output::{print, tell};
 use boltmux::config::settings::LogLevel;
 use boltmux::config::{
-    Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse_and,
+    Command, DiskFiles, Problems, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse_and,
 };
 
 #[global_allocator]
@@ -22,8 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let arguments = std::env::args_os().skip(1);
-    let look = &Certificates::problems_of;
-    let command = match parse_and(arguments, &ProcessEnvironment, &DiskFiles, look) {
+    let command = match parse_and(arguments, &ProcessEnvironment, &DiskFiles, &look) {
         Ok(command) => command,
         Err(problems) => {
             tell(&problems.to_string());
@@ -41,6 +41,13 @@ fn main() -> ExitCode {
             boltmux::demo::run(&demo)
         }
     })
+}
+
+/// What reading the settings alone does not find.
+fn look(settings: &Settings) -> Problems {
+    let mut problems = Certificates::problems_of(settings);
+    problems.append(places::overlaps(settings));
+    problems
 }
 
 /// Serves until SIGTERM or SIGINT, then drains; a second one ends it at once. SIGHUP reads the
@@ -124,6 +131,11 @@ fn check(settings: &Settings, connect: bool) -> u8 {
             return exit::USAGE;
         }
     };
+    let overlaps = places::overlaps(settings);
+    if !overlaps.is_empty() {
+        tell(&overlaps.to_string());
+        return exit::USAGE;
+    }
     let said = say("the configuration is sound");
     if !connect || said != exit::DONE {
         return said;

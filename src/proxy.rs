@@ -2,18 +2,19 @@
 
 use crate::backend::peers::Peers;
 use crate::backend::permits::{Permits, SHARDS_MAX};
+use crate::config::Problems;
 use crate::config::exit;
-use crate::config::settings::{Bind, BindHost, Settings};
+use crate::config::settings::{BindHost, Settings};
 use crate::control::admin::CONNECTIONS_MAX as OPERATORS_MAX;
 use crate::control::certificates::{Certificates, Encryption};
 use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
-use crate::control::{self, Shutdown};
+use crate::control::{self, Shutdown, places};
 use crate::shard;
 use crate::transport::driver::DriverHandle;
 use crate::transport::listener::{self, SocketFile};
 use crate::transport::runtime;
 use rtrb::RingBuffer;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
@@ -74,8 +75,13 @@ impl Proxy {
         settings: Settings,
         told: mpsc::Sender<Failure>,
     ) -> Result<Proxy, StartError> {
-        let certificates = Certificates::read(&settings)
-            .map_err(|problems| StartError { status: exit::USAGE, text: problems.to_string() })?;
+        let wrong =
+            |problems: Problems| StartError { status: exit::USAGE, text: problems.to_string() };
+        let certificates = Certificates::read(&settings).map_err(wrong)?;
+        let overlaps = places::overlaps(&settings);
+        if !overlaps.is_empty() {
+            return Err(wrong(overlaps));
+        }
         let files = crate::transport::raise_open_files_limit()
             .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
         let cpus = runtime::allowed_cpus();
@@ -301,32 +307,13 @@ fn bind(settings: &Settings, shards: usize) -> Result<Bound, StartError> {
             bound.files.push(made.1);
             continue;
         }
-        for address in resolve(&listen.bind).map_err(failed)? {
+        for address in places::resolve(&listen.bind).map_err(failed)? {
             let row = listener::bind_family(address, shards, listen.ipv6_only).map_err(failed)?;
             bound.addresses.extend(row.first().and_then(|first| first.local_addr().ok()));
             bound.rows.push((place, row.into_iter().map(OwnedFd::from).collect()));
         }
     }
     Ok(bound)
-}
-
-/// The addresses of a `Bind`; names are resolved here, before any shard runs.
-#[expect(clippy::disallowed_methods, reason = "nothing runs yet that a slow name could hold up")]
-pub fn resolve(bind: &Bind) -> Result<Vec<SocketAddr>, String> {
-    match &bind.host {
-        // The IPv6 one takes IPv4 clients, too, where there is IPv6 at all.
-        BindHost::Any if listener::has_ipv6() => {
-            Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, bind.port))])
-        }
-        BindHost::Any => Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, bind.port))]),
-        BindHost::Unix(_) => Ok(Vec::new()),
-        BindHost::Address(address) => Ok(vec![SocketAddr::from((*address, bind.port))]),
-        BindHost::Name(name) => {
-            let found = (name.as_str(), bind.port).to_socket_addrs();
-            let found = found.map_err(|error| format!("cannot resolve {name}: {error}"))?;
-            Ok(listener::own_of_name(name, found.collect()))
-        }
-    }
 }
 
 /// `limits.clients`, or what the open-files limit leaves. A connection of the pool is a descriptor,
@@ -370,6 +357,8 @@ fn refused(text: String) -> StartError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Bind;
+    use std::net::Ipv4Addr;
 
     /// A row of `shards` descriptors for each listener.
     fn rows(listeners: usize, shards: usize) -> Rows {

@@ -835,6 +835,17 @@ fn wrong_settings_hide_no_missing_file() {
 }
 
 #[test]
+fn listeners_that_take_each_others_port_are_refused() {
+    for words in [&["check"][..], &[]] {
+        let listen = ["--set", "listen.bind=*:7688,[::]:7688"];
+        let (status, printed, said) = boltmux(&[words, &listen].concat());
+        assert_eq!((status, printed.as_str()), (Some(2), ""), "{said}");
+        assert!(said.contains("listen.bind = [::]:7688"), "{said}");
+        assert!(!said.contains("another program"), "{said}");
+    }
+}
+
+#[test]
 fn output_that_nobody_reads_is_no_error() {
     for arguments in [&["check", "--keys"][..], &["--help"], &["version"], &["check"]] {
         let (reader, writer) = io::pipe().expect("a pipe can be had");

@@ -2,8 +2,9 @@
 //!
 //! One unpinned executor beside the shards. `refresh` looks after the server (with `probe` and
 //! `peer`) and publishes snapshots, `admin` answers operators (with `metrics`), `shards` holds the
-//! links to the shards, `certificates` what they encrypt with. Everything between cores is a value
-//! on a ring (`link`); if this core dies, the shards serve on with the last snapshot.
+//! links to the shards, `certificates` what they encrypt with, `places` where they listen.
+//! Everything between cores is a value on a ring (`link`); if this core dies, the shards serve on
+//! with the last snapshot.
 
 pub mod admin;
 pub mod certificates;
@@ -11,6 +12,7 @@ pub mod link;
 pub mod metrics;
 mod options;
 mod peer;
+pub mod places;
 mod probe;
 mod refresh;
 mod shards;
