@@ -385,7 +385,7 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 73] = [
+const REFUSED: [(&str, &str); 76] = [
     ("listen.bind=unix:bolt.sock", "must begin at /"),
     ("listen.bind=unix:", "must begin at /"),
     ("listen.bind=unix:/a,unix:/a", "unix:/a is listed twice"),
@@ -458,6 +458,9 @@ const REFUSED: [(&str, &str); 73] = [
     ("uplink.ca_file=a", "for bolt+s:// and neo4j+s:// only"),
     ("uplink.client_cert=a", "put +s behind the scheme"),
     ("uplink.client_key=a", "needs uplink.client_cert"),
+    ("listen.websocket_origins=example.com", "expected a scheme and a host"),
+    ("listen.websocket_origins=https://a.example,https://b.example/", "not \"https://b.example/\""),
+    ("timeouts.first_bytes=1min", "timeouts.first_bytes is longer than timeouts.login"),
     ("tls.cert=a", "unknown key \"tls.cert\""),
 ];
 
@@ -538,6 +541,24 @@ fn cross_checks_wait_for_what_cannot_be_read() {
     assert!(said.starts_with("--set pool.reauth: "), "{said}");
     let idle = ["--set", "timeouts.transaction=1s", "--set", "timeouts.idle_in_transaction=2s"];
     assert!(refused(&idle, &[], &[]).contains("would never end anything"));
+}
+
+#[test]
+fn limits_that_could_never_end_anything_are_refused() {
+    let longer = ["--set", "timeouts.query=2s", "--set", "timeouts.transaction=1s"];
+    let said = refused(&longer, &[], &[]);
+    assert!(said.starts_with("--set timeouts.query: ") && said.contains("never end"), "{said}");
+    for key in ["timeouts.idle_in_transaction", "timeouts.transaction", "timeouts.query"] {
+        let limit = format!("{key}=1s");
+        let said = refused(&["--set", &limit, "--set", "pool.mode=session"], &[], &[]);
+        assert!(said.starts_with(&format!("--set {key}: {key} needs pool.mode")), "{said}");
+        run(&["--set", &limit], &[]);
+    }
+    // Less than the default for the first bytes is no contradiction.
+    let settings = run(&["--set", "timeouts.login=5s"], &[]);
+    assert!(settings.timeouts.first_bytes > settings.timeouts.login);
+    let origins = "listen.websocket_origins=https://a.example:8443,app://local,null";
+    assert_eq!(run(&["--set", origins], &[]).listen[0].websocket_origins.len(), 3);
 }
 
 #[test]
@@ -640,7 +661,7 @@ fn nearest_names_are_suggested_only_when_near() {
 }
 
 /// TOML texts that are refused: the line, and a part of what is said.
-const REFUSED_TOML: [(&str, usize, &str); 18] = [
+const REFUSED_TOML: [(&str, usize, &str); 19] = [
     ("pool = 5\n", 1, "expected a section of keys under \"pool\""),
     ("\n[[pool]]\nsize = 1\n", 2, "expected a section of keys under \"pool\""),
     ("[pool.size]\nx = 1\n", 1, "expected one value for \"pool.size\""),
@@ -654,6 +675,7 @@ const REFUSED_TOML: [(&str, usize, &str); 18] = [
     ("[[listen]]\ntls = \"off\"\n", 1, "\"listen\" needs its bind"),
     ("[[listen]]\nbind = \"a:1,b:2\"\n", 2, "expected one address for each section"),
     ("[[listen]]\nbind = \"a:1\"\ncert = [1]\n", 3, "expected texts in quotes in the list"),
+    ("listen = []\n", 1, "expected a section of keys in the list \"listen\", it is empty"),
     ("listen = [\"a:1\"]\n", 1, "expected sections of keys"),
     ("[[listen_raw]]\nbind = \"a:1\"\n", 1, "unknown section \"listen_raw\""),
     ("[pol]\nsize = 1\n", 1, "unknown section \"pol\", did you mean \"pool\"?"),

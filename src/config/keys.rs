@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
         "listen.websocket_origins",
         List,
         websocket_origins,
-        parse_list,
+        parse_origins,
         |it: &Vec<String>| it.join(","),
         "pages whose scripts may open a WebSocket, such as https://browser.example; none: all"
     ),

@@ -90,6 +90,24 @@ pub fn parse_list(text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
+/// What browsers say in `Origin`: a scheme and a host, no path; `null` for pages without a place.
+pub fn parse_origins(text: &str) -> Result<Vec<String>, String> {
+    let origins = parse_list(text)?;
+    let is_origin = |text: &str| match text.split_once("://") {
+        Some((scheme, host)) => {
+            let is_odd = |letter: char| letter.is_whitespace() || "/?#@".contains(letter);
+            !scheme.is_empty() && !host.is_empty() && !host.contains(is_odd)
+        }
+        None => text == "null",
+    };
+    match origins.iter().find(|origin| !is_origin(origin)) {
+        None => Ok(origins),
+        Some(other) => Err(format!(
+            "expected a scheme and a host, such as https://browser.example, not {other:?}"
+        )),
+    }
+}
+
 /// The rights of a file, as chmod takes them in octal.
 pub fn parse_rights(text: &str) -> Result<u32, String> {
     let rights = u32::from_str_radix(text.trim(), 8).ok().filter(|rights| *rights <= 0o777);
