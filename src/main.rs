@@ -1,21 +1,19 @@
 //! `boltmux`: arguments to settings to work; the exit status says how it ended.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, Receiver};
-use std::time::Duration;
 
+use boltmux::control::ask::{Trouble, ask};
 use boltmux::control::certificates::Certificates;
 use boltmux::control::places;
 use boltmux::proxy::{Failure, Proxy};
-use boltmux::transport::tls::{Fed, Session, client};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use boltmux::config::output::{print, tell};
 use boltmux::config::settings::LogLevel;
 use boltmux::config::{
-    Command, DiskFiles, Problems, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse_and,
+    Command, DiskFiles, Problems, ProcessEnvironment, Settings, exit, keys_markdown, parse_and,
 };
 
 #[global_allocator]
@@ -140,61 +138,15 @@ fn check(settings: &Settings, connect: bool) -> u8 {
     if !connect || said != exit::DONE {
         return said;
     }
-    let timeout = settings.timeouts.connect;
-    let connected = dial(&settings.uplink, timeout).and_then(|(address, stream)| {
-        let agreed = encryption.uplink.map(|tls| shake_hands(stream, &tls, timeout)).transpose();
-        let agreed = agreed.map_err(|error| format!("no TLS with {address}: {error}"))?;
-        Ok(format!("connected to {address}{}", agreed.unwrap_or_default()))
-    });
-    match connected {
+    match ask(settings, encryption.uplink) {
         Ok(text) => say(&text),
-        Err(error) => {
-            tell(&format!("boltmux: {error}"));
+        Err(Trouble::Failed(text)) => {
+            tell(&format!("boltmux: {text}"));
             exit::FAILED
         }
-    }
-}
-
-/// Tries each address of the servers' name in turn, as clients do.
-#[expect(clippy::disallowed_methods, reason = "nothing else runs that a slow name could hold up")]
-fn dial(uplink: &Uplink, timeout: Duration) -> Result<(SocketAddr, TcpStream), String> {
-    let (host, port) = (uplink.host.as_str(), uplink.port);
-    let failed = |error: io::Error| {
-        format!("cannot connect to {host} port {port}: {error}; is uplink.uri right?")
-    };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs().map_err(failed)? {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok((address, stream)),
-            Err(error) => last = error,
+        Err(Trouble::Refused(text)) => {
+            tell(&format!("boltmux: {text}"));
+            exit::REFUSED
         }
     }
-    Err(failed(last))
-}
-
-/// Makes the TLS handshake; what was agreed on, or why the server is not believed.
-fn shake_hands(
-    mut stream: TcpStream,
-    uplink: &client::Uplink,
-    timeout: Duration,
-) -> Result<String, String> {
-    let text = |error: io::Error| error.to_string();
-    stream.set_read_timeout(Some(timeout)).map_err(text)?;
-    let tls = rustls::ClientConnection::new(uplink.config.clone(), uplink.name.clone());
-    let mut session = Session::client(tls.map_err(|error| error.to_string())?);
-    let (mut out, mut buffer, mut early) = (Vec::new(), [0; 4096], Vec::new());
-    while session.is_handshaking() {
-        session.take_output(&mut out);
-        stream.write_all(&std::mem::take(&mut out)).map_err(text)?;
-        match stream.read(&mut buffer).map_err(text)? {
-            0 => return Err("the server ended the connection during the handshake".into()),
-            count => match session.feed(&buffer[..count], &mut early) {
-                Fed::Failed(why) => return Err(why),
-                Fed::Open | Fed::Closed => {}
-            },
-        }
-    }
-    session.take_output(&mut out);
-    stream.write_all(&out).map_err(text)?;
-    Ok(format!(" over {}", session.describe()))
 }

@@ -148,7 +148,7 @@ fn all_outputs_are_written() {
 #[test]
 fn a_table_that_nobody_reads_is_no_error() {
     let server = Server::start(Options::default()).unwrap();
-    let words = format!("--uri bolt://{} --requests 10 --warm-up 10ms", server.address());
+    let words = format!("--uri bolt://{} --requests 10 --warm-up 0.01", server.address());
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = command(&words).stdout(writer).output().unwrap();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use boltmux::config::keys::{KEYS, Kind, find};
 use boltmux::config::values::{
     parse_bind, parse_duration, parse_size, parse_uri, show_bind, show_duration, show_size,
 };
+use boltmux::synthetic::{Options, Server};
+
 use boltmux::config::{
     Bind, BindHost, Command, Demo, Environment, Files, LogLevel, PoolMode, Problems, Scheme,
     Settings, TlsMode, keys_markdown, parse,
@@ -882,12 +884,37 @@ fn output_that_nobody_reads_is_no_error() {
 
 #[test]
 fn check_dials_only_when_asked() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let server = Server::start(Options::default()).expect("a server on a free port");
+    let address = server.address();
     let uri = format!("bolt://{address}");
     let (status, printed, said) = boltmux(&["check", "--connect", "-uri", &uri]);
     assert_eq!(status, Some(0), "{said}");
-    assert!(printed.contains(&format!("connected to {address}")), "{printed}");
+    let connected = format!("connected to {address}: Neo4j/");
+    assert!(printed.contains(&connected) && printed.contains(", Bolt 5.8, "), "{printed}");
+    // Who answers with something else than Bolt is no server.
+    let http = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let other = http.local_addr().expect("it is bound");
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = http.accept()?;
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        io::copy(&mut stream, &mut io::sink())
+    });
+    let (status, printed, said) =
+        boltmux(&["check", "--connect", "-uri", &format!("bolt://{other}")]);
+    assert_eq!((status, printed.lines().count()), (Some(1), 1), "{printed}{said}");
+    assert!(said.contains(&other.to_string()), "{said}");
+    answers.join().expect("it does not panic").expect("it was connected to");
+
+    // What comes first is what the settings say: a PROXY header.
+    let balanced = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = balanced.local_addr().expect("it is bound");
+    let first = std::thread::spawn(move || {
+        let mut first = [0; 6];
+        balanced.accept()?.0.read_exact(&mut first).map(|()| first)
+    });
+    let words = ["--set", "uplink.proxy_protocol=v1", "-uri", &format!("bolt://{address}")];
+    assert_eq!(boltmux(&[&["check", "--connect"][..], &words].concat()).0, Some(1));
+    assert_eq!(&first.join().expect("it does not panic").expect("six bytes"), b"PROXY ");
 
     // Bound but not listening: refused, and nobody else can take the port meanwhile.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)

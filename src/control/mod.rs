@@ -3,10 +3,11 @@
 //! One unpinned executor beside the shards. `refresh` looks after the server (with `probe` and
 //! `peer`) and publishes snapshots, `admin` answers operators (with `metrics`), `shards` holds the
 //! links to the shards, `certificates` what they encrypt with, `places` where they listen.
-//! Everything between cores is a value on a ring (`link`); if this core dies, the shards serve on
-//! with the last snapshot.
+//! `ask` is for `boltmux check`. Everything between cores is a value on a ring (`link`); if this
+//! core dies, the shards serve on with the last snapshot.
 
 pub mod admin;
+pub mod ask;
 pub mod certificates;
 pub mod link;
 pub mod metrics;

@@ -27,10 +27,10 @@ use std::time::Duration;
 /// A look-up that is not done by then goes on beside the probes, if there are addresses already.
 const LOOK_UP_PATIENCE: Duration = Duration::from_millis(100);
 /// Addresses of one name that are asked in a turn: a dual-stacked name of a few machines fits.
-const ADDRESSES_MAX: usize = 8;
+pub(super) const ADDRESSES_MAX: usize = 8;
 /// In connect timeouts: a server without a manifest takes a dozen connections, and one that is
 /// late at each of them should not hold a permit for long.
-const LEARN_LIMIT_FACTOR: u32 = 4;
+pub(super) const LEARN_LIMIT_FACTOR: u32 = 4;
 /// Of a trouble in the log: each address of a name may have one of its own.
 const TROUBLE_LETTERS_MAX: usize = 1000;
 
