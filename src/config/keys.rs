@@ -424,7 +424,7 @@ pub const KEYS: &[Key] = &[
         log.level,
         |text| parse_word(text, &LEVELS),
         |it: &_| show_word(*it, &LEVELS),
-        "error, warn, info, debug or trace"
+        "error, warn, info, debug (each client's beginning and end) or trace (the same)"
     ),
     switch!("log.debug", log.debug, "raises the level to debug"),
 ];

@@ -406,9 +406,9 @@ pub enum LogLevel {
     Warn,
     /// Start, stop, and changes of the servers' state.
     Info,
-    /// Each connection's beginning and end.
+    /// Each client's beginning and end, and dials to the server that failed.
     Debug,
-    /// Each message's tag and length, never its content.
+    /// The same: no message is told of, be it by its tag alone.
     Trace,
 }
 

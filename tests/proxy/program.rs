@@ -279,6 +279,21 @@ fn sigterm_lets_an_open_transaction_finish_and_closes_who_is_idle() {
 }
 
 #[test]
+fn a_clients_beginning_and_end_are_logged_if_wanted() {
+    let server = server();
+    for (mode, version) in [("transaction", ": Bolt 5.4"), ("session", "")] {
+        let mode = format!("pool.mode={mode}");
+        let program = Program::start(server.address(), &["shards=1", "log.level=debug", &mode]);
+        let client = Client::login(program.address, V5_4);
+        let address = client.stream.local_addr().unwrap();
+        let came = program.expect_line("a client has come from ");
+        assert!(came.ends_with(&format!("from {address}{version}")), "{came}");
+        drop(client);
+        program.expect_line(&format!("the client at {address} has gone: "));
+    }
+}
+
+#[test]
 fn it_drains_when_nobody_reads_its_log_any_more() {
     let server = server();
     let mut command = command(&usual(server.address(), free_port(), &["shards=1"]));
