@@ -258,6 +258,28 @@ fn too_little_locked_memory_is_78_and_one_line() {
 }
 
 #[test]
+fn a_soft_limit_of_locked_memory_is_raised() {
+    let hard = Command::new("sh").args(["-c", "ulimit -Hl"]).output().unwrap();
+    let hard = String::from_utf8(hard.stdout).unwrap();
+    // In KiB, or "unlimited".
+    if hard.trim().parse::<u64>().is_ok_and(|kib| kib < 8192) {
+        eprintln!("skipped: the hard limit of locked memory is {} KiB", hard.trim());
+        return;
+    }
+    let pairs = usual(free_port(), free_port(), &["shards=1"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sl 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_boltmux")]);
+    shell.args(pairs.iter().flat_map(|pair| ["--set", pair]));
+    let mut child = shell.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = lines_of(&mut child);
+    let address = free_port();
+    let mut program = Program { child, lines, address, admin: address };
+    program.expect_line("accepting clients on ");
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
 fn sigterm_lets_an_open_transaction_finish_and_closes_who_is_idle() {
     let server = server();
     let mut program = Program::start(server.address(), &["shards=2"]);
