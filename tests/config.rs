@@ -31,6 +31,9 @@ struct Texts(BTreeMap<&'static str, &'static str>);
 
 impl Files for Texts {
     fn read(&self, path: &Path) -> io::Result<String> {
+        if path == Path::new("monitor.password") {
+            return Ok("not-a-real-password\r\n".into());
+        }
         let found = path.to_str().and_then(|path| self.0.get(path));
         found.map(|text| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -102,6 +105,7 @@ fn defaults_are_the_documented_ones() {
         ("uplink.client_key", ""),
         ("uplink.user", "neo4j"),
         ("uplink.password", ""),
+        ("uplink.password_file", ""),
         ("uplink.versions", "auto"),
         ("uplink.proxy_protocol", "off"),
         ("uplink.monitor", "true"),
@@ -159,7 +163,7 @@ const COMPANIONS: [(&str, &[&str]); 9] = [
 ];
 
 /// A value other than the default for each key, printed as it is written.
-const OTHERS: [(&str, &str); 54] = [
+const OTHERS: [(&str, &str); 55] = [
     ("shards", "3"),
     ("listen.bind", "127.0.0.1:1,[::1]:2,*:3,unix:/run/bolt.sock"),
     ("listen.tls", "required"),
@@ -179,6 +183,7 @@ const OTHERS: [(&str, &str); 54] = [
     ("uplink.client_key", "own.key"),
     ("uplink.user", "watcher"),
     ("uplink.password", "not-a-real-password"),
+    ("uplink.password_file", "monitor.password"),
     ("uplink.versions", "5.8, 5.4, 3.0"),
     ("uplink.proxy_protocol", "v2"),
     ("uplink.monitor", "true"),
@@ -709,6 +714,20 @@ fn mistakes_in_json_are_found_at_their_path() {
         let said = refused(&["--config", "a.json"], &[], &[("a.json", text)]);
         assert!(said.starts_with(start), "{text}: {said}");
     }
+}
+
+#[test]
+fn the_monitors_password_may_come_from_a_file() {
+    let named = ["--set", "uplink.password_file=monitor.password"];
+    let settings = run(&named, &[]);
+    assert_eq!(settings.uplink.password.unwrap().expose(), "not-a-real-password");
+    let both = refused(&named, &[("BOLT_PROXY_PASSWORD", "not-a-real-password")], &[]);
+    assert!(both.contains("uplink.password or uplink.password_file, not both"), "{both}");
+    assert!(!both.contains("not-a-real"), "{both}");
+    let gone = refused(&["--set", "uplink.password_file=gone"], &[], &[]);
+    assert!(gone.starts_with("gone: cannot be read: "), "{gone}");
+    let empty = refused(&["--set", "uplink.password_file=empty"], &[], &[("empty", "\n")]);
+    assert!(empty.starts_with("empty: expected a password, it is empty"), "{empty}");
 }
 
 #[test]

@@ -304,7 +304,25 @@ fn settings_of(
     }
     let mut settings = Settings::default();
     apply(assignments, &mut settings, problems);
+    read_password(&mut settings, files, problems);
     settings
+}
+
+/// What an editor puts behind the last line is no part of the password.
+fn read_password(settings: &mut Settings, files: &dyn Files, problems: &mut Problems) {
+    let Some(path) = &settings.uplink.password_file else { return };
+    let text = match files.read(path).map(Zeroizing::new) {
+        Ok(text) => keys::parse_secret(text.trim_end_matches(['\r', '\n'])),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    let found = text.and_then(|found| found.ok_or("expected a password, it is empty".into()));
+    match found {
+        Ok(password) => settings.uplink.password = Some(password),
+        Err(text) => {
+            let place = Place::Line { file: path.display().to_string(), line: None };
+            problems.add(place, format!("{text} (uplink.password_file)"));
+        }
+    }
 }
 
 /// The Go bolt-proxy's flags first, so that `--set` wins over them.

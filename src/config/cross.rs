@@ -30,6 +30,7 @@ pub const RULES: &[Rule] = &[
     Rule { keys: &["uplink.ca_file", "uplink.uri"], broken: authority_unused },
     Rule { keys: &["uplink.client_cert", "uplink.uri"], broken: client_certificate_unused },
     Rule { keys: &["uplink.client_key", "uplink.client_cert"], broken: client_key_alone },
+    Rule { keys: &["uplink.password_file", "uplink.password"], broken: password_twice },
     Rule { keys: &["limits.login_message", "limits.held_bytes"], broken: login_above_held },
     Rule { keys: &["limits.held_bytes", "limits.heap_bytes"], broken: held_above_heap },
     Rule { keys: &["transport.buffer_size"], broken: buffer_of_odd_size },
@@ -151,6 +152,11 @@ fn client_key_alone(settings: &Settings) -> Option<String> {
     let uplink = &settings.uplink;
     let is_alone = uplink.client_key.is_some() && uplink.client_cert.is_none();
     is_alone.then(|| "uplink.client_key needs uplink.client_cert".into())
+}
+
+fn password_twice(settings: &Settings) -> Option<String> {
+    let is_twice = settings.uplink.password_file.is_some() && settings.uplink.password.is_some();
+    is_twice.then(|| "expected uplink.password or uplink.password_file, not both".into())
 }
 
 /// Port 0 is a new port each time.

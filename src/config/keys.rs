@@ -7,7 +7,7 @@ mod macros;
 mod forms;
 mod kind;
 
-pub use forms::{reset_listeners, set_one};
+pub use forms::{parse_secret, reset_listeners, set_one};
 pub use kind::Kind;
 
 use crate::transport::proxy_protocol::Version as ProxyVersion;
@@ -248,6 +248,14 @@ pub const KEYS: &[Key] = &[
         parse_secret,
         show_secret,
         "the monitor's password; better in the environment or the file than on the command line"
+    ),
+    key!(
+        "uplink.password_file",
+        File,
+        uplink.password_file,
+        parse_file,
+        show_file,
+        "file with the monitor's password, in place of uplink.password"
     ),
     key!(
         "uplink.versions",
