@@ -14,6 +14,7 @@
 //! numbers hold for this machine with everything on it, and for a server that computes nothing.
 
 use crate::backend::permits::SHARDS_MAX;
+use crate::config::output::{print, tell};
 use crate::config::{Bind, BindHost, Demo, Listen, Secret, Settings, exit};
 use crate::load::{self, Plan, Progress, Report, Target};
 use crate::proxy::Proxy;
@@ -59,7 +60,7 @@ pub fn run(demo: &Demo) -> u8 {
         Ok(true) => exit::DONE,
         Ok(false) => exit::FAILED,
         Err(error) => {
-            eprintln!("boltmux: {}", error.text);
+            tell(&format!("boltmux: {}", error.text));
             error.status
         }
     }
@@ -86,7 +87,7 @@ fn show(demo: &Demo) -> Result<bool, Trouble> {
     if !mistakes.is_empty() {
         return Err(Trouble { status: exit::USAGE, text: mistakes.join("\n") });
     }
-    eprintln!("{}", size.announce());
+    tell(&size.announce());
     let bar = stderr().is_terminal().then(new_bar);
     let report = load::run(&plan, &mut |progress| {
         if let Some(bar) = &bar {
@@ -97,14 +98,15 @@ fn show(demo: &Demo) -> Result<bool, Trouble> {
         bar.finish_and_clear();
     }
     let outcome = Outcome::of(report.map_err(failed)?, &stage, &size);
-    print!("{}", outcome.to_text());
+    let print = |text: String| print(&text).map_err(|error| failed(error.to_string()));
+    print(outcome.to_text())?;
     if let Some(path) = &demo.json {
         let text = format!("{:#}\n", outcome.to_json());
         std::fs::write(path, text)
             .map_err(|error| failed(format!("cannot write {}: {error}", path.display())))?;
     }
     if !demo.once && !stop.is_set() {
-        print!("{}", invitation(stage.proxy_address));
+        print(invitation(stage.proxy_address))?;
         stop.wait();
     }
     stage.proxy.drain();

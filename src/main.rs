@@ -1,28 +1,30 @@
 //! `boltmux`: arguments to settings to work; the exit status says how it ended.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::io;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver};
 
+use boltmux::control::ask::{Trouble, ask};
 use boltmux::control::certificates::Certificates;
-use boltmux::proxy::Proxy;
-use boltmux::transport::tls::{Fed, Session, client};
+use boltmux::control::places;
+use boltmux::proxy::{Failure, Proxy};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
+use boltmux::config::output::{print, tell};
 use boltmux::config::settings::LogLevel;
 use boltmux::config::{
-    Command, DiskFiles, ProcessEnvironment, Settings, Uplink, exit, keys_markdown, parse,
+    Command, DiskFiles, Problems, ProcessEnvironment, Settings, exit, keys_markdown, parse_and,
 };
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let command = match parse(std::env::args_os().skip(1), &ProcessEnvironment, &DiskFiles) {
+    let arguments = std::env::args_os().skip(1);
+    let command = match parse_and(arguments, &ProcessEnvironment, &DiskFiles, &look) {
         Ok(command) => command,
         Err(problems) => {
-            eprintln!("{problems}");
+            tell(&problems.to_string());
             return ExitCode::from(exit::USAGE);
         }
     };
@@ -39,38 +41,60 @@ fn main() -> ExitCode {
     })
 }
 
+/// What reading the settings alone does not find.
+fn look(settings: &Settings) -> Problems {
+    let mut problems = Certificates::problems_of(settings);
+    problems.append(places::overlaps(settings));
+    problems
+}
+
 /// Serves until SIGTERM or SIGINT, then drains; a second one ends it at once. SIGHUP reads the
 /// certificates anew.
 fn run(settings: Settings) -> u8 {
     let mut signals = match signal_hook::iterator::Signals::new([SIGTERM, SIGINT, SIGHUP]) {
         Ok(signals) => signals,
         Err(error) => {
-            eprintln!("boltmux: cannot listen for signals: {error}");
+            tell(&format!("boltmux: cannot listen for signals: {error}"));
             return exit::FAILED;
         }
     };
     start_log(settings.log.effective_level());
     let uplink = format!("{}:{}", settings.uplink.host, settings.uplink.port);
-    let proxy = match Proxy::start(settings) {
+    let (told, failures) = mpsc::channel();
+    let proxy = match Proxy::start_and_tell(settings, told) {
         Ok(proxy) => proxy,
         Err(error) => {
-            error.text.lines().for_each(|line| eprintln!("boltmux: {line}"));
+            error.text.lines().for_each(|line| tell(&format!("boltmux: {line}")));
             return error.status;
         }
     };
-    eprintln!("boltmux: accepting clients on {} for {uplink}", proxy.places().join(", "));
+    tell(&format!("boltmux: accepting clients on {} for {uplink}", proxy.places().join(", ")));
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    watch(failures);
     while signals.forever().next() == Some(SIGHUP) {
         proxy.reload();
     }
-    eprintln!("boltmux: draining; a second signal ends it at once");
+    tell("boltmux: draining; a second signal ends it at once");
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
     std::thread::spawn(move || {
         while signals.forever().next() == Some(SIGHUP) {}
         std::process::exit(i32::from(exit::FAILED));
     });
-    proxy.drain();
-    exit::DONE
+    if proxy.drain() { exit::DONE } else { exit::FAILED }
+}
+
+/// Tells of threads that panic. The first shard lost begins a drain, as SIGTERM does: a program
+/// that is started again has all its connections.
+fn watch(failures: Receiver<Failure>) {
+    std::thread::spawn(move || {
+        let mut is_ending = false;
+        for failure in failures {
+            tell(&format!("boltmux: {}; start boltmux again", failure.text));
+            if failure.is_shard && !std::mem::replace(&mut is_ending, true) {
+                let _ = signal_hook::low_level::raise(SIGTERM);
+            }
+        }
+    });
 }
 
 fn start_log(level: LogLevel) {
@@ -82,81 +106,47 @@ fn start_log(level: LogLevel) {
         LogLevel::Trace => tracing::Level::TRACE,
     };
     let log = tracing_subscriber::fmt().with_max_level(level).with_writer(io::stderr);
-    log.with_target(false).with_ansi(false).init();
+    // What cannot be written is lost: telling so would panic where standard error is closed, and
+    // with it the shard that wanted to log.
+    log.with_target(false).with_ansi(false).log_internal_errors(false).init();
 }
 
 fn say(text: &str) -> u8 {
-    println!("{text}");
-    exit::DONE
+    match print(&format!("{text}\n")) {
+        Ok(()) => exit::DONE,
+        Err(error) => {
+            tell(&format!("boltmux: cannot write to standard output: {error}"));
+            exit::FAILED
+        }
+    }
 }
 
 fn check(settings: &Settings, connect: bool) -> u8 {
     let encryption = match Certificates::read(settings) {
         Ok(certificates) => certificates.encryption(),
         Err(problems) => {
-            eprintln!("{problems}");
+            tell(&problems.to_string());
             return exit::USAGE;
         }
     };
-    println!("the configuration is sound");
-    if !connect {
-        return exit::DONE;
+    let overlaps = places::overlaps(settings);
+    if !overlaps.is_empty() {
+        tell(&overlaps.to_string());
+        return exit::USAGE;
     }
-    let timeout = settings.timeouts.connect;
-    let connected = dial(&settings.uplink, timeout).and_then(|(address, stream)| {
-        let agreed = encryption.uplink.map(|tls| shake_hands(stream, &tls, timeout)).transpose();
-        let agreed = agreed.map_err(|error| format!("no TLS with {address}: {error}"))?;
-        Ok(format!("connected to {address}{}", agreed.unwrap_or_default()))
-    });
-    match connected {
+    let said = say("the configuration is sound");
+    if !connect || said != exit::DONE {
+        return said;
+    }
+    match ask(settings, encryption.uplink) {
         Ok(text) => say(&text),
-        Err(error) => {
-            eprintln!("boltmux: {error}");
+        Err(Trouble::Failed(text)) => {
+            tell(&format!("boltmux: {text}"));
             exit::FAILED
         }
-    }
-}
-
-/// Tries each address of the servers' name in turn, as clients do.
-#[expect(clippy::disallowed_methods, reason = "nothing else runs that a slow name could hold up")]
-fn dial(uplink: &Uplink, timeout: Duration) -> Result<(SocketAddr, TcpStream), String> {
-    let (host, port) = (uplink.host.as_str(), uplink.port);
-    let failed = |error: io::Error| {
-        format!("cannot connect to {host} port {port}: {error}; is uplink.uri right?")
-    };
-    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in (host, port).to_socket_addrs().map_err(failed)? {
-        match TcpStream::connect_timeout(&address, timeout) {
-            Ok(stream) => return Ok((address, stream)),
-            Err(error) => last = error,
+        Err(Trouble::Refused(text)) => {
+            tell(&format!("boltmux: {text}"));
+            exit::REFUSED
         }
     }
-    Err(failed(last))
-}
-
-/// Makes the TLS handshake; what was agreed on, or why the server is not believed.
-fn shake_hands(
-    mut stream: TcpStream,
-    uplink: &client::Uplink,
-    timeout: Duration,
-) -> Result<String, String> {
-    let text = |error: io::Error| error.to_string();
-    stream.set_read_timeout(Some(timeout)).map_err(text)?;
-    let tls = rustls::ClientConnection::new(uplink.config.clone(), uplink.name.clone());
-    let mut session = Session::client(tls.map_err(|error| error.to_string())?);
-    let (mut out, mut buffer, mut early) = (Vec::new(), [0; 4096], Vec::new());
-    while session.is_handshaking() {
-        session.take_output(&mut out);
-        stream.write_all(&std::mem::take(&mut out)).map_err(text)?;
-        match stream.read(&mut buffer).map_err(text)? {
-            0 => return Err("the server ended the connection during the handshake".into()),
-            count => match session.feed(&buffer[..count], &mut early) {
-                Fed::Failed(why) => return Err(why),
-                Fed::Open | Fed::Closed => {}
-            },
-        }
-    }
-    session.take_output(&mut out);
-    stream.write_all(&out).map_err(text)?;
-    Ok(format!(" over {}", session.describe()))
 }

@@ -2,28 +2,35 @@
 
 use crate::backend::peers::Peers;
 use crate::backend::permits::{Permits, SHARDS_MAX};
+use crate::config::Problems;
 use crate::config::exit;
-use crate::config::settings::{Bind, BindHost, Settings};
+use crate::config::settings::{BindHost, Settings};
+use crate::control::admin::CONNECTIONS_MAX as OPERATORS_MAX;
 use crate::control::certificates::{Certificates, Encryption};
 use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
-use crate::control::{self, Shutdown};
+use crate::control::{self, Shutdown, places};
 use crate::shard;
 use crate::transport::driver::DriverHandle;
 use crate::transport::listener::{self, SocketFile};
 use crate::transport::runtime;
 use rtrb::RingBuffer;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-/// A shard that has not said by then whether it runs has hung.
+/// A shard that has not said by then whether it runs has hung, and so has the control core if it
+/// has told nothing of the server.
 const START_WITHIN: Duration = Duration::from_secs(20);
-/// How long the start waits for the first look at the server.
-const LOOK_WITHIN: Duration = Duration::from_secs(2);
-/// Descriptors beside clients and server connections: rings, listeners, logs, the control core.
-const FILES_RESERVED: u64 = 64;
+/// Descriptors beside clients, server connections, shards and operators: the control core's rings,
+/// a probe, standard streams, files that are read. Measured 12, and more to spare.
+const FILES_RESERVED: u64 = 32;
+/// What a shard has open beside its listeners: its executor's rings and its own. Measured 9.
+const FILES_PER_SHARD: u64 = 12;
+
+/// Fewer are not worth a start.
+const CLIENTS_MIN: u64 = 16;
 
 /// Why the proxy does not run: the exit status and one line.
 #[derive(Debug)]
@@ -38,22 +45,49 @@ pub struct Proxy {
     /// Of Unix sockets; they go with the proxy.
     files: Vec<SocketFile>,
     admin: Vec<SocketAddr>,
-    shards: Vec<runtime::JoinHandle<()>>,
-    control: runtime::JoinHandle<()>,
+    shards: Vec<Watched>,
+    control: Watched,
+    wakes: Vec<DriverHandle>,
     shutdown: Shutdown,
 }
+
+/// A thread of the proxy has panicked: a mistake in the program.
+#[derive(Debug)]
+pub struct Failure {
+    /// Without the control core shards serve on. With a shard the permits of its connections are
+    /// lost, and its clients hang: the program should end.
+    pub is_shard: bool,
+    /// One line.
+    pub text: String,
+}
+
+/// Waits for a thread of the proxy; true if it has ended without a panic.
+type Watched = std::thread::JoinHandle<bool>;
 
 impl Proxy {
     /// Binds, starts one shard per CPU and the control core, and returns when all of them run.
     pub fn start(settings: Settings) -> Result<Proxy, StartError> {
-        let certificates = Certificates::read(&settings)
-            .map_err(|problems| StartError { status: exit::USAGE, text: problems.to_string() })?;
+        Proxy::start_and_tell(settings, mpsc::channel().0)
+    }
+
+    /// The same; `told` hears of threads that panic later.
+    pub fn start_and_tell(
+        settings: Settings,
+        told: mpsc::Sender<Failure>,
+    ) -> Result<Proxy, StartError> {
+        let wrong =
+            |problems: Problems| StartError { status: exit::USAGE, text: problems.to_string() };
+        let certificates = Certificates::read(&settings).map_err(wrong)?;
+        let overlaps = places::overlaps(&settings);
+        if !overlaps.is_empty() {
+            return Err(wrong(overlaps));
+        }
         let files = crate::transport::raise_open_files_limit()
             .map_err(|error| refused(format!("cannot read the open-files limit: {error}")))?;
         let cpus = runtime::allowed_cpus();
-        let shards = settings.shards.unwrap_or(cpus.len()).clamp(1, SHARDS_MAX);
+        let shards = settings.shards.unwrap_or_else(|| shards_of(cpus.len()));
         let Bound { rows, addresses, files: socket_files } = bind(&settings, shards)?;
-        let clients_max = clients_max(&settings, files)?;
+        let clients_max = clients_max(&settings, files, &rows)?;
         let settings = Arc::new(settings);
         let permits = Arc::new(Permits::new(settings.pool.size));
         let launch = Launch {
@@ -64,17 +98,32 @@ impl Proxy {
             encryption: certificates.encryption(),
             secret: secret()?,
             cpus,
+            shutdown: Shutdown::default(),
         };
-        let (shards, links) = launch.shards(rows)?;
-        let shutdown = Shutdown::default();
+        let (shards, links, wakes) = launch.shards(rows)?;
+        let shutdown = launch.shutdown.clone();
         let mut options = control::Options::from(&*settings);
         options.certificates = Some(certificates);
-        let control = control::start(options, links, launch.permits, shutdown.clone())
-            .map_err(|text| StartError { status: exit::FAILED, text })?;
-        // Who connects now finds the server known; if it cannot be reached, that is known too.
-        let _ = control.looked.recv_timeout(LOOK_WITHIN);
-        let (files, admin, control) = (socket_files, control.admin, control.thread);
-        Ok(Proxy { addresses, files, admin, shards, control, shutdown })
+        let failed = |text| StartError { status: exit::FAILED, text };
+        let control = control::start(options, links, launch.permits, shutdown.clone());
+        let control = control.map_err(failed)?;
+        // The shards accept from then on: they know the server, or that it cannot be reached.
+        control
+            .looked
+            .recv_timeout(START_WITHIN)
+            .map_err(|_| failed("the control core did not look at the server".into()))?;
+        let numbered = shards.into_iter().enumerate();
+        let shards = numbered
+            .map(|(number, join)| watch(Some(number), join, told.clone(), shutdown.clone()));
+        Ok(Proxy {
+            addresses,
+            files: socket_files,
+            admin: control.admin,
+            shards: shards.collect(),
+            control: watch(None, control.thread, told, shutdown.clone()),
+            wakes,
+            shutdown,
+        })
     }
 
     /// Where it listens.
@@ -88,14 +137,17 @@ impl Proxy {
         self.addresses.iter().map(SocketAddr::to_string).chain(files).collect()
     }
 
-    /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended.
-    pub fn drain(self) {
+    /// Finishes what is open, within `timeouts.drain`, and returns when every shard has ended; true
+    /// if no thread has panicked since the start.
+    pub fn drain(self) -> bool {
         self.shutdown.drain.store(true, Ordering::Relaxed);
+        self.wakes.iter().for_each(DriverHandle::ring);
+        let mut is_well = true;
         for shard in self.shards {
-            let _ = shard.join();
+            is_well &= shard.join().unwrap_or(false);
         }
         self.shutdown.end.store(true, Ordering::Relaxed);
-        let _ = self.control.join();
+        is_well & self.control.join().unwrap_or(false)
     }
 
     /// Reads all certificates anew, soon.
@@ -109,6 +161,16 @@ impl Proxy {
     }
 }
 
+/// One per CPU, as many as there may be.
+fn shards_of(cpus: usize) -> usize {
+    if cpus > SHARDS_MAX {
+        tracing::info!(
+            "{SHARDS_MAX} of {cpus} CPUs are used, one for each shard: there is no more"
+        );
+    }
+    cpus.clamp(1, SHARDS_MAX)
+}
+
 /// What all shards are made from.
 struct Launch {
     settings: Arc<Settings>,
@@ -118,16 +180,38 @@ struct Launch {
     encryption: Encryption,
     secret: [u8; 32],
     cpus: Vec<usize>,
+    shutdown: Shutdown,
 }
+
+/// Waits for a thread, on one of its own; `number` is that of a shard. A panic is told unless the
+/// drain has begun: then its end is wanted.
+fn watch(
+    number: Option<usize>,
+    join: runtime::JoinHandle<()>,
+    told: mpsc::Sender<Failure>,
+    shutdown: Shutdown,
+) -> Watched {
+    std::thread::spawn(move || {
+        let Err(error) = join.join() else { return true };
+        let text = match number {
+            Some(number) => format!("shard {number} has failed, and its clients with it: {error}"),
+            None => format!("the control core has failed, clients are served on: {error}"),
+        };
+        if !shutdown.drain.load(Ordering::Relaxed) {
+            let _ = told.send(Failure { is_shard: number.is_some(), text }); // if anybody listens
+        }
+        false
+    })
+}
+
+/// The threads of shards, and how they are reached.
+type Shards = (Vec<runtime::JoinHandle<()>>, Vec<ShardLink>, Vec<DriverHandle>);
 
 type Started = Result<(usize, DriverHandle), String>;
 
 impl Launch {
     /// One executor per shard, each with a listener of every row.
-    fn shards(
-        &self,
-        listeners: Rows,
-    ) -> Result<(Vec<runtime::JoinHandle<()>>, Vec<ShardLink>), StartError> {
+    fn shards(&self, listeners: Rows) -> Result<Shards, StartError> {
         let shards = listeners.first().map_or(0, |(_, row)| row.len());
         let (started, starting) = mpsc::channel::<Started>();
         let (mut joins, mut links, mut wakes) = (Vec::new(), Vec::new(), Vec::new());
@@ -148,6 +232,7 @@ impl Launch {
                 clients_max: self.clients_max,
                 peers,
                 link: ControlLink { orders: order_queue, reports: report_queue },
+                shutdown: self.shutdown.clone(),
                 secret: self.secret,
                 started: started.clone(),
                 wakes: woken,
@@ -170,12 +255,12 @@ impl Launch {
             }
         };
         wakes.iter().for_each(|wake| drop(wake.send(handles.clone())));
-        let links = links.into_iter().zip(handles);
+        let links = links.into_iter().zip(handles.clone());
         let links = links.map(|((orders, reports), handle)| {
             let wake = Box::new(move || handle.ring());
             ShardLink { orders, reports, wake }
         });
-        Ok((joins, links.collect()))
+        Ok((joins, links.collect(), handles))
     }
 }
 
@@ -222,7 +307,7 @@ fn bind(settings: &Settings, shards: usize) -> Result<Bound, StartError> {
             bound.files.push(made.1);
             continue;
         }
-        for address in resolve(&listen.bind).map_err(failed)? {
+        for address in places::resolve(&listen.bind).map_err(failed)? {
             let row = listener::bind_family(address, shards, listen.ipv6_only).map_err(failed)?;
             bound.addresses.extend(row.first().and_then(|first| first.local_addr().ok()));
             bound.rows.push((place, row.into_iter().map(OwnedFd::from).collect()));
@@ -231,42 +316,31 @@ fn bind(settings: &Settings, shards: usize) -> Result<Bound, StartError> {
     Ok(bound)
 }
 
-/// The addresses of a `Bind`; names are resolved here, before any shard runs.
-#[expect(clippy::disallowed_methods, reason = "nothing runs yet that a slow name could hold up")]
-pub fn resolve(bind: &Bind) -> Result<Vec<SocketAddr>, String> {
-    match &bind.host {
-        // The IPv6 one takes IPv4 clients, too, where there is IPv6 at all.
-        BindHost::Any if listener::has_ipv6() => {
-            Ok(vec![SocketAddr::from((Ipv6Addr::UNSPECIFIED, bind.port))])
-        }
-        BindHost::Any => Ok(vec![SocketAddr::from((Ipv4Addr::UNSPECIFIED, bind.port))]),
-        BindHost::Unix(_) => Ok(Vec::new()),
-        BindHost::Address(address) => Ok(vec![SocketAddr::from((*address, bind.port))]),
-        BindHost::Name(name) => {
-            let found = (name.as_str(), bind.port).to_socket_addrs();
-            let found = found.map_err(|error| format!("cannot resolve {name}: {error}"))?;
-            Ok(listener::own_of_name(name, found.collect()))
-        }
-    }
-}
-
-/// `limits.clients`, or what the open-files limit leaves.
-fn clients_max(settings: &Settings, files: u64) -> Result<u32, StartError> {
-    let servers = match settings.pool.mode {
-        // A client's own connection counts beside it.
-        crate::config::settings::PoolMode::Session => 0,
-        crate::config::settings::PoolMode::Transaction => u64::from(settings.pool.size),
-    };
-    let left = files.saturating_sub(FILES_RESERVED + servers);
-    if left < 16 {
+/// `limits.clients`, or what the open-files limit leaves. A connection of the pool is a descriptor,
+/// in session mode, too: there up to `pool.size` clients have one beside their own.
+fn clients_max(settings: &Settings, files: u64, rows: &Rows) -> Result<u32, StartError> {
+    let shards = rows.first().map_or(0, |(_, row)| row.len()) as u64;
+    let listeners: u64 = rows.iter().map(|(_, row)| row.len() as u64).sum();
+    let operators = settings.admin.bind.as_ref().map_or(0, |_| OPERATORS_MAX as u64);
+    let own = FILES_RESERVED + FILES_PER_SHARD * shards + listeners + operators;
+    let left = files.saturating_sub(own + u64::from(settings.pool.size));
+    if left < CLIENTS_MIN {
         return Err(refused(format!(
-            "the open-files limit of {files} is too small for pool.size = {}; \
-             raise it (ulimit -n) or make the pool smaller",
+            "the open-files limit of {files} is too small for pool.size = {} and {shards} \
+             shard(s): {own} are for boltmux itself; raise it (ulimit -n), make the pool smaller \
+             or take fewer shards",
             settings.pool.size
         )));
     }
     let left = u32::try_from(left).unwrap_or(u32::MAX);
-    Ok(settings.limits.clients.unwrap_or(left).min(left))
+    let wanted = settings.limits.clients.unwrap_or(left);
+    if wanted > left {
+        tracing::warn!(
+            "limits.clients = {wanted} is more than the open-files limit of {files} has room for: \
+             {left} clients are let in at a time; raise the limit (ulimit -n)"
+        );
+    }
+    Ok(wanted.min(left))
 }
 
 fn secret() -> Result<[u8; 32], StartError> {
@@ -278,4 +352,59 @@ fn secret() -> Result<[u8; 32], StartError> {
 
 fn refused(text: String) -> StartError {
     StartError { status: exit::REFUSED, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Bind;
+    use std::net::Ipv4Addr;
+
+    /// A row of `shards` descriptors for each listener.
+    fn rows(listeners: usize, shards: usize) -> Rows {
+        let open = || OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        (0..listeners).map(|place| (place, (0..shards).map(|_| open()).collect())).collect()
+    }
+
+    #[test]
+    fn clients_get_what_shards_listeners_pool_and_operators_leave() {
+        let mut settings = Settings::default();
+        settings.pool.size = 50;
+        let most = |settings: &Settings, files, rows| clients_max(settings, files, &rows).unwrap();
+        let one = most(&settings, 1000, rows(1, 1));
+        assert_eq!(u64::from(one), 1000 - 50 - FILES_RESERVED - FILES_PER_SHARD - 1);
+        let many = most(&settings, 1000, rows(2, 24));
+        assert_eq!(u64::from(one - many), 23 * FILES_PER_SHARD + 2 * 24 - 1);
+        // A client's own server connection is one of the pool's.
+        settings.pool.mode = crate::config::PoolMode::Session;
+        assert_eq!(most(&settings, 1000, rows(1, 1)), one);
+        settings.admin.bind = Some(settings.listen[0].bind.clone());
+        assert_eq!(most(&settings, 1000, rows(1, 1)), one - 64);
+        settings.limits.clients = Some(100);
+        assert_eq!(most(&settings, 1000, rows(1, 1)), 100);
+        assert_eq!(most(&settings, 200, rows(1, 1)), 200 - 50 - 64 - 45);
+        let refusal = clients_max(&settings, 256, &rows(1, 24)).unwrap_err();
+        assert_eq!(refusal.status, exit::REFUSED);
+        assert!(refusal.text.contains("24 shard(s)"), "{}", refusal.text);
+    }
+
+    #[test]
+    fn a_panic_is_told_and_the_drain_ends_all_the_same() {
+        for (planted, is_shard) in [(1, false), (2, true)] {
+            let mut settings = Settings { shards: Some(2), ..Settings::default() };
+            let host = BindHost::Address(Ipv4Addr::LOCALHOST.into());
+            settings.listen[0].bind = Bind { host: host.clone(), port: 0 };
+            // Nobody listens there.
+            (settings.uplink.host, settings.uplink.port) = ("127.0.0.1".into(), 1);
+            let (told, failures) = mpsc::channel();
+            let proxy = Proxy::start_and_tell(settings, told).unwrap();
+            proxy.shutdown.planted_panic.store(planted, Ordering::Relaxed);
+            proxy.wakes.iter().for_each(DriverHandle::ring);
+            let failure = failures.recv_timeout(START_WITHIN).unwrap();
+            assert_eq!(failure.is_shard, is_shard, "{failure:?}");
+            let (told, drained) = mpsc::channel();
+            std::thread::spawn(move || told.send(proxy.drain()));
+            assert!(!drained.recv_timeout(START_WITHIN).expect("the drain ends"));
+        }
+    }
 }

@@ -146,6 +146,16 @@ fn all_outputs_are_written() {
 }
 
 #[test]
+fn a_table_that_nobody_reads_is_no_error() {
+    let server = Server::start(Options::default()).unwrap();
+    let words = format!("--uri bolt://{} --requests 10 --warm-up 0.01", server.address());
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&words).stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+#[test]
 fn wrong_arguments_are_told_together_with_status_2() {
     let output = run(
         "--target x --uri ftp://127.0.0.1 --shape zigzag --rate -3 --think soon --clients none \

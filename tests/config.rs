@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 use std::time::Duration;
@@ -11,6 +11,8 @@ use boltmux::config::keys::{KEYS, Kind, find};
 use boltmux::config::values::{
     parse_bind, parse_duration, parse_size, parse_uri, show_bind, show_duration, show_size,
 };
+use boltmux::synthetic::{Options, Server};
+
 use boltmux::config::{
     Bind, BindHost, Command, Demo, Environment, Files, LogLevel, PoolMode, Problems, Scheme,
     Settings, TlsMode, keys_markdown, parse,
@@ -29,6 +31,9 @@ struct Texts(BTreeMap<&'static str, &'static str>);
 
 impl Files for Texts {
     fn read(&self, path: &Path) -> io::Result<String> {
+        if path == Path::new("monitor.password") {
+            return Ok("not-a-real-password\r\n".into());
+        }
         let found = path.to_str().and_then(|path| self.0.get(path));
         found.map(|text| (*text).to_owned()).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
@@ -100,6 +105,7 @@ fn defaults_are_the_documented_ones() {
         ("uplink.client_key", ""),
         ("uplink.user", "neo4j"),
         ("uplink.password", ""),
+        ("uplink.password_file", ""),
         ("uplink.versions", "auto"),
         ("uplink.proxy_protocol", "off"),
         ("uplink.monitor", "true"),
@@ -157,7 +163,7 @@ const COMPANIONS: [(&str, &[&str]); 9] = [
 ];
 
 /// A value other than the default for each key, printed as it is written.
-const OTHERS: [(&str, &str); 54] = [
+const OTHERS: [(&str, &str); 55] = [
     ("shards", "3"),
     ("listen.bind", "127.0.0.1:1,[::1]:2,*:3,unix:/run/bolt.sock"),
     ("listen.tls", "required"),
@@ -177,6 +183,7 @@ const OTHERS: [(&str, &str); 54] = [
     ("uplink.client_key", "own.key"),
     ("uplink.user", "watcher"),
     ("uplink.password", "not-a-real-password"),
+    ("uplink.password_file", "monitor.password"),
     ("uplink.versions", "5.8, 5.4, 3.0"),
     ("uplink.proxy_protocol", "v2"),
     ("uplink.monitor", "true"),
@@ -385,7 +392,7 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 72] = [
+const REFUSED: [(&str, &str); 76] = [
     ("listen.bind=unix:bolt.sock", "must begin at /"),
     ("listen.bind=unix:", "must begin at /"),
     ("listen.bind=unix:/a,unix:/a", "unix:/a is listed twice"),
@@ -400,7 +407,8 @@ const REFUSED: [(&str, &str); 72] = [
     ("pool.size=1.5", "expected a whole number"),
     ("pool.size=99999999999", "expected a whole number"),
     ("pool.size=", "expected a whole number"),
-    ("shards=0", "from 1 to 1024"),
+    ("shards=0", "from 1 to 64"),
+    ("shards=65", "from 1 to 64"),
     ("shards=many", "(or \"auto\")"),
     ("pool.mode=statement", "expected transaction or session, not \"statement\""),
     ("pool.reauth=yes", "expected true or false"),
@@ -457,6 +465,9 @@ const REFUSED: [(&str, &str); 72] = [
     ("uplink.ca_file=a", "for bolt+s:// and neo4j+s:// only"),
     ("uplink.client_cert=a", "put +s behind the scheme"),
     ("uplink.client_key=a", "needs uplink.client_cert"),
+    ("listen.websocket_origins=example.com", "expected a scheme and a host"),
+    ("listen.websocket_origins=https://a.example,https://b.example/", "not \"https://b.example/\""),
+    ("timeouts.first_bytes=1min", "timeouts.first_bytes is longer than timeouts.login"),
     ("tls.cert=a", "unknown key \"tls.cert\""),
 ];
 
@@ -540,6 +551,24 @@ fn cross_checks_wait_for_what_cannot_be_read() {
 }
 
 #[test]
+fn limits_that_could_never_end_anything_are_refused() {
+    let longer = ["--set", "timeouts.query=2s", "--set", "timeouts.transaction=1s"];
+    let said = refused(&longer, &[], &[]);
+    assert!(said.starts_with("--set timeouts.query: ") && said.contains("never end"), "{said}");
+    for key in ["timeouts.idle_in_transaction", "timeouts.transaction", "timeouts.query"] {
+        let limit = format!("{key}=1s");
+        let said = refused(&["--set", &limit, "--set", "pool.mode=session"], &[], &[]);
+        assert!(said.starts_with(&format!("--set {key}: {key} needs pool.mode")), "{said}");
+        run(&["--set", &limit], &[]);
+    }
+    // Less than the default for the first bytes is no contradiction.
+    let settings = run(&["--set", "timeouts.login=5s"], &[]);
+    assert!(settings.timeouts.first_bytes > settings.timeouts.login);
+    let origins = "listen.websocket_origins=https://a.example:8443,app://local,null";
+    assert_eq!(run(&["--set", origins], &[]).listen[0].websocket_origins.len(), 3);
+}
+
+#[test]
 fn all_mistakes_are_reported_at_once_in_order() {
     let file = ("a.toml", "[pool]\nsize = 0\nsiez = 1\n\n[tmeouts]\nlogin = \"5s\"\n");
     let said = refused(
@@ -567,6 +596,35 @@ fn a_wrong_flag_does_not_hide_a_wrong_variable() {
     assert!(said.contains("BOLTMUX__POOL__SIZE: expected"), "{said}");
     assert!(said.contains("'--bnd'") && said.contains("did you mean --bind?"), "{said}");
     assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn unknown_arguments_hide_no_wrong_setting() {
+    let said = refused(
+        &[
+            "--set",
+            "pool.size=0",
+            "--bogus",
+            "5",
+            "-x",
+            "--set",
+            "foo=1",
+            "--more=7",
+            "check",
+            "it",
+        ],
+        &[],
+        &[],
+    );
+    for part in ["'--bogus'", "'-x'", "'--more'", "'it'", "--set pool.size: ", "--set foo: "] {
+        assert!(said.contains(part), "no {part} in {said}");
+    }
+    assert_eq!(said.lines().count(), 6, "{said}");
+    // A value that is missing is none of the unknown: what comes before it is looked at.
+    let said = refused(&["--set", "pool.size=0", "--config"], &[], &[]);
+    assert!(said.contains("'--config <FILE>'") && said.contains("pool.size"), "{said}");
+    let said = refused(&["--bogus", "--set", "listen.tls=required"], &[], &[]);
+    assert!(said.contains("'--bogus'") && said.contains("needs a certificate"), "{said}");
 }
 
 #[test]
@@ -610,7 +668,7 @@ fn nearest_names_are_suggested_only_when_near() {
 }
 
 /// TOML texts that are refused: the line, and a part of what is said.
-const REFUSED_TOML: [(&str, usize, &str); 18] = [
+const REFUSED_TOML: [(&str, usize, &str); 19] = [
     ("pool = 5\n", 1, "expected a section of keys under \"pool\""),
     ("\n[[pool]]\nsize = 1\n", 2, "expected a section of keys under \"pool\""),
     ("[pool.size]\nx = 1\n", 1, "expected one value for \"pool.size\""),
@@ -624,6 +682,7 @@ const REFUSED_TOML: [(&str, usize, &str); 18] = [
     ("[[listen]]\ntls = \"off\"\n", 1, "\"listen\" needs its bind"),
     ("[[listen]]\nbind = \"a:1,b:2\"\n", 2, "expected one address for each section"),
     ("[[listen]]\nbind = \"a:1\"\ncert = [1]\n", 3, "expected texts in quotes in the list"),
+    ("listen = []\n", 1, "expected a section of keys in the list \"listen\", it is empty"),
     ("listen = [\"a:1\"]\n", 1, "expected sections of keys"),
     ("[[listen_raw]]\nbind = \"a:1\"\n", 1, "unknown section \"listen_raw\""),
     ("[pol]\nsize = 1\n", 1, "unknown section \"pol\", did you mean \"pool\"?"),
@@ -655,6 +714,20 @@ fn mistakes_in_json_are_found_at_their_path() {
         let said = refused(&["--config", "a.json"], &[], &[("a.json", text)]);
         assert!(said.starts_with(start), "{text}: {said}");
     }
+}
+
+#[test]
+fn the_monitors_password_may_come_from_a_file() {
+    let named = ["--set", "uplink.password_file=monitor.password"];
+    let settings = run(&named, &[]);
+    assert_eq!(settings.uplink.password.unwrap().expose(), "not-a-real-password");
+    let both = refused(&named, &[("BOLT_PROXY_PASSWORD", "not-a-real-password")], &[]);
+    assert!(both.contains("uplink.password or uplink.password_file, not both"), "{both}");
+    assert!(!both.contains("not-a-real"), "{both}");
+    let gone = refused(&["--set", "uplink.password_file=gone"], &[], &[]);
+    assert!(gone.starts_with("gone: cannot be read: "), "{gone}");
+    let empty = refused(&["--set", "uplink.password_file=empty"], &[], &[("empty", "\n")]);
+    assert!(empty.starts_with("empty: expected a password, it is empty"), "{empty}");
 }
 
 #[test]
@@ -794,13 +867,73 @@ fn the_program_says_how_it_ended() {
 }
 
 #[test]
+fn wrong_settings_hide_no_missing_file() {
+    let missing = ["--set", "listen.cert=/does/not/exist.pem", "--set", "pool.size=0"];
+    for arguments in [&missing[..], &[&["check"][..], &missing, &["--bogus"]].concat()] {
+        let (status, printed, said) = boltmux(arguments);
+        assert_eq!((status, printed.as_str()), (Some(2), ""), "{said}");
+        assert!(said.contains("/does/not/exist.pem: cannot be read: "), "{said}");
+        assert!(said.contains("--set pool.size: "), "{said}");
+    }
+}
+
+#[test]
+fn listeners_that_take_each_others_port_are_refused() {
+    for words in [&["check"][..], &[]] {
+        let listen = ["--set", "listen.bind=*:7688,[::]:7688"];
+        let (status, printed, said) = boltmux(&[words, &listen].concat());
+        assert_eq!((status, printed.as_str()), (Some(2), ""), "{said}");
+        assert!(said.contains("listen.bind = [::]:7688"), "{said}");
+        assert!(!said.contains("another program"), "{said}");
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_error() {
+    for arguments in [&["check", "--keys"][..], &["--help"], &["version"], &["check"]] {
+        let (reader, writer) = io::pipe().expect("a pipe can be had");
+        drop(reader);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_boltmux"));
+        let output = command.args(arguments).env_clear().stdout(writer).output();
+        let output = output.expect("the program was built beside its tests");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
 fn check_dials_only_when_asked() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("it is bound");
+    let server = Server::start(Options::default()).expect("a server on a free port");
+    let address = server.address();
     let uri = format!("bolt://{address}");
     let (status, printed, said) = boltmux(&["check", "--connect", "-uri", &uri]);
     assert_eq!(status, Some(0), "{said}");
-    assert!(printed.contains(&format!("connected to {address}")), "{printed}");
+    let connected = format!("connected to {address}: Neo4j/");
+    assert!(printed.contains(&connected) && printed.contains(", Bolt 5.8, "), "{printed}");
+    // Who answers with something else than Bolt is no server.
+    let http = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let other = http.local_addr().expect("it is bound");
+    let answers = std::thread::spawn(move || {
+        let (mut stream, _) = http.accept()?;
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        io::copy(&mut stream, &mut io::sink())
+    });
+    let (status, printed, said) =
+        boltmux(&["check", "--connect", "-uri", &format!("bolt://{other}")]);
+    assert_eq!((status, printed.lines().count()), (Some(1), 1), "{printed}{said}");
+    assert!(said.contains(&other.to_string()), "{said}");
+    answers.join().expect("it does not panic").expect("it was connected to");
+
+    // What comes first is what the settings say: a PROXY header.
+    let balanced = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = balanced.local_addr().expect("it is bound");
+    let first = std::thread::spawn(move || {
+        let mut first = [0; 6];
+        balanced.accept()?.0.read_exact(&mut first).map(|()| first)
+    });
+    let words = ["--set", "uplink.proxy_protocol=v1", "-uri", &format!("bolt://{address}")];
+    assert_eq!(boltmux(&[&["check", "--connect"][..], &words].concat()).0, Some(1));
+    assert_eq!(&first.join().expect("it does not panic").expect("six bytes"), b"PROXY ");
 
     // Bound but not listening: refused, and nobody else can take the port meanwhile.
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)

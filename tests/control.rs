@@ -366,6 +366,7 @@ fn options(server: SocketAddr) -> Options {
         port: server.port(),
         admin: Some(Bind { host: BindHost::Address(Ipv4Addr::LOCALHOST.into()), port: 0 }),
         connect_timeout: Duration::from_secs(5),
+        first_look: PATIENCE,
         probe_interval: Duration::from_millis(20),
         retry_min: Duration::from_millis(20),
         retry_max: Duration::from_millis(50),
@@ -576,6 +577,22 @@ fn the_address_that_answers_comes_first() {
     let snapshot = world.shards[0].snapshot(|snapshot| snapshot.is_reachable);
     assert_eq!(snapshot.addresses.len(), addresses.len());
     assert_eq!(snapshot.addresses[0], server.address);
+}
+
+#[test]
+fn a_silent_server_holds_up_no_start() {
+    // The kernel takes connections, and nobody else does.
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = server.local_addr().unwrap();
+    let (first_look, connect_timeout) = (Duration::from_millis(20), Duration::from_secs(600));
+    let options = Options { first_look, connect_timeout, ..options(address) };
+    let world = World::start(options);
+    world.running.as_ref().unwrap().looked.recv_timeout(PATIENCE).unwrap();
+    let snapshot = world.shards[1].snapshot(|_| true);
+    assert_eq!(snapshot.addresses, [address]);
+    assert!(!snapshot.is_reachable && snapshot.known.is_none());
+    assert!(snapshot.trouble.contains("within 0.02 s"), "{}", snapshot.trouble);
+    assert_eq!(world.get("/healthz").0, 503);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod arguments;
 
 use arguments::Arguments;
+use boltmux::config::output::{print, tell};
 use boltmux::load::{self, Plan, Progress, Report};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     let plan = match arguments.to_plan() {
         Ok(plan) => plan,
         Err(mistakes) => {
-            mistakes.iter().for_each(|mistake| eprintln!("boltload: {mistake}"));
+            mistakes.iter().for_each(|mistake| tell(&format!("boltload: {mistake}")));
             return ExitCode::from(WRONG_USAGE);
         }
     };
@@ -27,7 +28,7 @@ fn main() -> ExitCode {
         let hooks = signal_hook::flag::register_conditional_shutdown(signal, 1, stop.clone())
             .and_then(|_| signal_hook::flag::register(signal, stop));
         if let Err(error) = hooks {
-            eprintln!("boltload: cannot watch for signal {signal}: {error}");
+            tell(&format!("boltload: cannot watch for signal {signal}: {error}"));
             return ExitCode::FAILURE;
         }
     }
@@ -43,25 +44,28 @@ fn main() -> ExitCode {
     match result {
         Ok(report) => finish(&arguments, &report),
         Err(error) => {
-            eprintln!("boltload: {error}");
+            tell(&format!("boltload: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
 fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
-    print!("{}", report.to_table());
+    let mut is_written = true;
+    if let Err(error) = print(&report.to_table()) {
+        tell(&format!("boltload: cannot write to standard output: {error}"));
+        is_written = false;
+    }
     let json = || format!("{:#}\n", report.to_json());
     let outputs: [(_, &dyn Fn() -> String); 3] = [
         (&arguments.json, &json),
         (&arguments.hgrm, &|| report.to_hgrm()),
         (&arguments.plot, &|| report.to_svg()),
     ];
-    let mut is_written = true;
     for (path, text) in outputs {
         let Some(path) = path else { continue };
         if let Err(error) = std::fs::write(path, text()) {
-            eprintln!("boltload: cannot write {}: {error}", path.display());
+            tell(&format!("boltload: cannot write {}: {error}", path.display()));
             is_written = false;
         }
     }

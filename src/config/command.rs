@@ -61,34 +61,48 @@ pub fn parse(
     environment: &dyn Environment,
     files: &dyn Files,
 ) -> Result<Command, Problems> {
-    let mut grammar = grammar();
-    grammar.build();
-    let arguments = with_double_dashes(arguments, &grammar);
-    let matches = match grammar.try_get_matches_from(arguments) {
-        Ok(matches) => matches,
-        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
-            return Ok(Command::Help(error.to_string()));
-        }
-        Err(error) if error.kind() == ErrorKind::DisplayVersion => return Ok(Command::Version),
-        Err(error) => return Err(usage_problems(&error, environment)),
+    parse_and(arguments, environment, files, &|_| Problems::default())
+}
+
+/// As `parse`. If there are mistakes, `look` is asked what else is wrong with the settings as far
+/// as they could be read, which is otherwise found when they are used.
+pub fn parse_and(
+    arguments: impl Iterator<Item = OsString>,
+    environment: &dyn Environment,
+    files: &dyn Files,
+    look: &dyn Fn(&Settings) -> Problems,
+) -> Result<Command, Problems> {
+    let mut problems = Problems::default();
+    let matches = match understand(arguments, &mut problems) {
+        Understood::Matches(matches) => matches,
+        Understood::Told(command) if problems.is_empty() => return Ok(command),
+        Understood::Told(_) | Understood::Nothing => return Err(problems),
     };
     let root = &matches;
-    match matches.subcommand() {
-        None => settings_of(&[root], environment, files).map(Box::new).map(Command::Run),
-        Some(("check", inner)) if inner.get_flag("keys") => Ok(Command::Keys),
+    let mut settings = |levels: &[&ArgMatches]| {
+        let settings = settings_of(levels, environment, files, &mut problems);
+        if !problems.is_empty() {
+            problems.append(look(&settings));
+        }
+        Box::new(settings)
+    };
+    let command = match matches.subcommand() {
+        None => Command::Run(settings(&[root])),
+        Some(("check", inner)) if is_set(inner, "keys") => Command::Keys,
         Some(("check", inner)) => {
-            let settings = Box::new(settings_of(&[root, inner], environment, files)?);
-            Ok(Command::Check { settings, connect: inner.get_flag("connect") })
+            let connect = is_set(inner, "connect");
+            Command::Check { settings: settings(&[root, inner]), connect }
         }
         Some(("demo", inner)) => {
-            without_settings(root, "demo")?;
-            Ok(Command::Demo(demo_of(inner)))
+            without_settings(root, "demo", &mut problems);
+            Command::Demo(demo_of(inner))
         }
         Some((word, _)) => {
-            without_settings(root, word)?;
-            Ok(Command::Version)
+            without_settings(root, word, &mut problems);
+            Command::Version
         }
-    }
+    };
+    if problems.is_empty() { Ok(command) } else { Err(problems) }
 }
 
 fn grammar() -> clap::Command {
@@ -194,12 +208,70 @@ fn with_double_dashes(
     doubled.collect()
 }
 
-/// clap stops at its first mistake; the environment's are added so that both are seen.
-fn usage_problems(error: &clap::Error, environment: &dyn Environment) -> Problems {
-    let mut problems = Problems::default();
-    let mut settings = Settings::default();
-    let assignments = from_environment(environment, &mut problems);
-    apply(assignments, &mut settings, &mut problems);
+enum Understood {
+    Matches(ArgMatches),
+    /// What asks for nothing further.
+    Told(Command),
+    Nothing,
+}
+
+/// clap stops at its first mistake: what it does not know is noted and left out, until the rest is
+/// understood.
+fn understand(arguments: impl Iterator<Item = OsString>, problems: &mut Problems) -> Understood {
+    let mut grammar = grammar();
+    grammar.build();
+    let mut arguments = with_double_dashes(arguments, &grammar);
+    // Ends: each turn but the last leaves out an argument.
+    loop {
+        let error = match grammar.try_get_matches_from_mut(&arguments) {
+            Ok(matches) => return Understood::Matches(matches),
+            Err(error) => error,
+        };
+        match error.kind() {
+            ErrorKind::DisplayHelp => return Understood::Told(Command::Help(error.to_string())),
+            ErrorKind::DisplayVersion => return Understood::Told(Command::Version),
+            _ => problems.add(Place::Flag("command line".into()), usage_text(&error)),
+        }
+        if !leave_out(&mut arguments, &error, &grammar) {
+            // What comes before the mistake is understood all the same.
+            let rest = grammar.clone().ignore_errors(true).try_get_matches_from(&arguments);
+            return rest.map_or(Understood::Nothing, Understood::Matches);
+        }
+    }
+}
+
+/// Takes out what is not known, with what looks like its value; false if that is not the mistake.
+fn leave_out(arguments: &mut Vec<OsString>, error: &clap::Error, grammar: &clap::Command) -> bool {
+    let kind = match error.kind() {
+        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
+        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
+        _ => return false,
+    };
+    let Some(ContextValue::String(unknown)) = error.get(kind) else { return false };
+    let is_it = |text: &str| match text.strip_prefix(unknown.as_str()) {
+        // Short flags come several in one word.
+        Some(rest) if unknown.starts_with('-') => {
+            rest.is_empty() || rest.starts_with('=') || !unknown.starts_with("--")
+        }
+        Some(rest) => rest.is_empty(),
+        None => false,
+    };
+    let is_that = |argument: &OsString| argument.to_str().is_some_and(is_it);
+    let Some(place) = arguments.iter().position(is_that) else { return false };
+    let left_out = arguments.remove(place);
+    let may_have_value =
+        left_out.to_str().is_some_and(|it| it.starts_with('-') && !it.contains('='));
+    let is_value = |next: &OsString| {
+        next.to_str()
+            .is_some_and(|next| !next.starts_with('-') && grammar.find_subcommand(next).is_none())
+    };
+    if may_have_value && arguments.get(place).is_some_and(is_value) {
+        arguments.remove(place);
+    }
+    true
+}
+
+fn usage_text(error: &clap::Error) -> String {
     let full = error.to_string();
     let first = full.lines().next().unwrap_or("not understood");
     let mut text = first.strip_prefix("error: ").unwrap_or(first).to_owned();
@@ -212,28 +284,45 @@ fn usage_problems(error: &clap::Error, environment: &dyn Environment) -> Problem
             _ => {}
         }
     }
-    problems.add(Place::Flag("command line".into()), format!("{text}; see boltmux --help"));
-    problems
+    format!("{text}; see boltmux --help")
 }
 
 fn settings_of(
     levels: &[&ArgMatches],
     environment: &dyn Environment,
     files: &dyn Files,
-) -> Result<Settings, Problems> {
-    let mut problems = Problems::default();
+    problems: &mut Problems,
+) -> Settings {
     let mut assignments = Vec::new();
     let config = levels.iter().rev().find_map(|level| level.get_one::<PathBuf>("config"));
     if let Some(path) = config {
-        assignments.extend(from_file(Path::new(path), files, &mut problems));
+        assignments.extend(from_file(Path::new(path), files, problems));
     }
-    assignments.extend(from_environment(environment, &mut problems));
+    assignments.extend(from_environment(environment, problems));
     for level in levels {
-        from_flags(level, &mut assignments, &mut problems);
+        from_flags(level, &mut assignments, problems);
     }
     let mut settings = Settings::default();
-    apply(assignments, &mut settings, &mut problems);
-    if problems.is_empty() { Ok(settings) } else { Err(problems) }
+    apply(assignments, &mut settings, problems);
+    read_password(&mut settings, files, problems);
+    settings
+}
+
+/// What an editor puts behind the last line is no part of the password.
+fn read_password(settings: &mut Settings, files: &dyn Files, problems: &mut Problems) {
+    let Some(path) = &settings.uplink.password_file else { return };
+    let text = match files.read(path).map(Zeroizing::new) {
+        Ok(text) => keys::parse_secret(text.trim_end_matches(['\r', '\n'])),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    let found = text.and_then(|found| found.ok_or("expected a password, it is empty".into()));
+    match found {
+        Ok(password) => settings.uplink.password = Some(password),
+        Err(text) => {
+            let place = Place::Line { file: path.display().to_string(), line: None };
+            problems.add(place, format!("{text} (uplink.password_file)"));
+        }
+    }
 }
 
 /// The Go bolt-proxy's flags first, so that `--set` wins over them.
@@ -301,6 +390,11 @@ fn apply(assignments: Vec<Assignment>, settings: &mut Settings, problems: &mut P
     }
 }
 
+/// Without its default where a mistake has cut the arguments off.
+fn is_set(matches: &ArgMatches, flag: &str) -> bool {
+    matches.get_one::<bool>(flag).copied().unwrap_or_default()
+}
+
 fn demo_of(matches: &ArgMatches) -> Demo {
     let count = |name: &str| matches.get_one::<u32>(name).copied();
     Demo {
@@ -308,17 +402,15 @@ fn demo_of(matches: &ArgMatches) -> Demo {
         clients: count("clients"),
         pool: count("pool"),
         shards: count("shards"),
-        once: matches.get_flag("once"),
+        once: is_set(matches, "once"),
         json: matches.get_one::<PathBuf>("json").cloned(),
     }
 }
 
 /// Refuses settings in front of a word that would ignore them.
-fn without_settings(root: &ArgMatches, word: &str) -> Result<(), Problems> {
-    let mut problems = Problems::default();
+fn without_settings(root: &ArgMatches, word: &str, problems: &mut Problems) {
     for id in root.ids() {
         let place = Place::Flag(format!("--{id}"));
         problems.add(place, format!("`boltmux {word}` takes no settings, leave it out"));
     }
-    if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

@@ -1,9 +1,10 @@
 //! What single values cannot show: settings that contradict each other.
 
 use crate::config::settings::{
-    Bind, BindHost, Encryption, Listen, ListenTls, PoolMode, Settings, TlsMode,
+    Bind, BindHost, Encryption, Listen, ListenTls, PoolMode, Settings, Timeouts, TlsMode,
 };
 use crate::config::values::{show_bind, show_size};
+use std::time::Duration;
 
 /// A rule over several keys. It is looked at only if all of them could be read.
 pub struct Rule {
@@ -29,6 +30,7 @@ pub const RULES: &[Rule] = &[
     Rule { keys: &["uplink.ca_file", "uplink.uri"], broken: authority_unused },
     Rule { keys: &["uplink.client_cert", "uplink.uri"], broken: client_certificate_unused },
     Rule { keys: &["uplink.client_key", "uplink.client_cert"], broken: client_key_alone },
+    Rule { keys: &["uplink.password_file", "uplink.password"], broken: password_twice },
     Rule { keys: &["limits.login_message", "limits.held_bytes"], broken: login_above_held },
     Rule { keys: &["limits.held_bytes", "limits.heap_bytes"], broken: held_above_heap },
     Rule { keys: &["transport.buffer_size"], broken: buffer_of_odd_size },
@@ -37,6 +39,11 @@ pub const RULES: &[Rule] = &[
         keys: &["timeouts.transaction", "timeouts.idle_in_transaction"],
         broken: idle_above_transaction,
     },
+    Rule { keys: &["timeouts.query", "timeouts.transaction"], broken: query_above_transaction },
+    Rule { keys: &["timeouts.first_bytes", "timeouts.login"], broken: first_bytes_above_login },
+    Rule { keys: &["timeouts.idle_in_transaction", "pool.mode"], broken: idle_without_pool },
+    Rule { keys: &["timeouts.transaction", "pool.mode"], broken: transaction_without_pool },
+    Rule { keys: &["timeouts.query", "pool.mode"], broken: query_without_pool },
 ];
 
 /// Lending per transaction needs to know what the servers speak before a client logs in.
@@ -147,6 +154,11 @@ fn client_key_alone(settings: &Settings) -> Option<String> {
     is_alone.then(|| "uplink.client_key needs uplink.client_cert".into())
 }
 
+fn password_twice(settings: &Settings) -> Option<String> {
+    let is_twice = settings.uplink.password_file.is_some() && settings.uplink.password.is_some();
+    is_twice.then(|| "expected uplink.password or uplink.password_file, not both".into())
+}
+
 /// Port 0 is a new port each time.
 fn bound_twice(settings: &Settings) -> Option<String> {
     let binds = || settings.listen.iter().map(|listen| &listen.bind);
@@ -193,6 +205,52 @@ fn idle_above_transaction(settings: &Settings) -> Option<String> {
         "timeouts.idle_in_transaction is longer than timeouts.transaction and would never end \
          anything, lower it or turn it off"
             .into()
+    })
+}
+
+fn query_above_transaction(settings: &Settings) -> Option<String> {
+    let (query, whole) = (settings.timeouts.query?, settings.timeouts.transaction?);
+    (query > whole).then(|| {
+        "timeouts.query is longer than timeouts.transaction, which counts for a query alone, too, \
+         and would never end anything: lower it or turn it off"
+            .into()
+    })
+}
+
+/// A login that is given less than the default for its beginning alone is no contradiction.
+fn first_bytes_above_login(settings: &Settings) -> Option<String> {
+    let Timeouts { first_bytes, login, .. } = settings.timeouts;
+    let broken = first_bytes > login && first_bytes != Timeouts::default().first_bytes;
+    broken.then(|| {
+        "timeouts.first_bytes is longer than timeouts.login, which counts from accept, too, and \
+         would never end anything: lower the one or raise the other"
+            .into()
+    })
+}
+
+fn idle_without_pool(settings: &Settings) -> Option<String> {
+    limit_without_pool(settings, "timeouts.idle_in_transaction", |all| all.idle_in_transaction)
+}
+
+fn transaction_without_pool(settings: &Settings) -> Option<String> {
+    limit_without_pool(settings, "timeouts.transaction", |all| all.transaction)
+}
+
+fn query_without_pool(settings: &Settings) -> Option<String> {
+    limit_without_pool(settings, "timeouts.query", |all| all.query)
+}
+
+fn limit_without_pool(
+    settings: &Settings,
+    key: &str,
+    limit: fn(&Timeouts) -> Option<Duration>,
+) -> Option<String> {
+    let broken = settings.pool.mode == PoolMode::Session && limit(&settings.timeouts).is_some();
+    broken.then(|| {
+        format!(
+            "{key} needs pool.mode = \"transaction\": session mode relays and knows no \
+             transactions; set the server's own limits"
+        )
     })
 }
 

@@ -172,6 +172,10 @@ impl FileReader<'_> {
 
     /// Sections of their own: what each says is for that one only.
     fn read_repeated(&mut self, section: &str, items: Vec<Node>, place: &Place) {
+        if items.is_empty() {
+            let text = format!("expected a section of keys in the list {section:?}, it is empty");
+            self.problems.add(place.clone(), text);
+        }
         for (index, item) in items.into_iter().enumerate() {
             let Value::Table(entries) = item.value else {
                 let text = format!("expected sections of keys in the list {section:?}");

@@ -7,7 +7,7 @@ mod macros;
 mod forms;
 mod kind;
 
-pub use forms::{reset_listeners, set_one};
+pub use forms::{parse_secret, reset_listeners, set_one};
 pub use kind::Kind;
 
 use crate::transport::proxy_protocol::Version as ProxyVersion;
@@ -90,7 +90,7 @@ pub const KEYS: &[Key] = &[
         shards,
         parse_shards,
         show_shards,
-        "CPU cores to use, one shard each; auto: all the process may run on"
+        "CPU cores to use, one shard each, at most 64; auto: all the process may run on"
     ),
     Key {
         name: "listen.bind",
@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
         "listen.websocket_origins",
         List,
         websocket_origins,
-        parse_list,
+        parse_origins,
         |it: &Vec<String>| it.join(","),
         "pages whose scripts may open a WebSocket, such as https://browser.example; none: all"
     ),
@@ -248,6 +248,14 @@ pub const KEYS: &[Key] = &[
         parse_secret,
         show_secret,
         "the monitor's password; better in the environment or the file than on the command line"
+    ),
+    key!(
+        "uplink.password_file",
+        File,
+        uplink.password_file,
+        parse_file,
+        show_file,
+        "file with the monitor's password, in place of uplink.password"
     ),
     key!(
         "uplink.versions",
@@ -341,7 +349,7 @@ pub const KEYS: &[Key] = &[
         limits.clients,
         parse_clients,
         show_clients,
-        "clients at a time; auto: from the open-files limit"
+        "clients at a time; auto, and at most: what the open-files limit leaves"
     ),
     size!("limits.login_message", limits.login_message, 512, MIB, "largest message before login"),
     size!(
@@ -424,7 +432,7 @@ pub const KEYS: &[Key] = &[
         log.level,
         |text| parse_word(text, &LEVELS),
         |it: &_| show_word(*it, &LEVELS),
-        "error, warn, info, debug or trace"
+        "error, warn, info, debug (each client's beginning and end) or trace (the same)"
     ),
     switch!("log.debug", log.debug, "raises the level to debug"),
 ];

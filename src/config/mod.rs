@@ -15,12 +15,13 @@ mod suggest;
 pub mod command;
 pub mod exit;
 pub mod keys;
+pub mod output;
 pub mod problem;
 pub mod settings;
 pub mod sources;
 pub mod values;
 
-pub use command::{Command, Demo, parse};
+pub use command::{Command, Demo, parse, parse_and};
 pub use keys::keys_markdown;
 pub use problem::{Place, Problem, Problems};
 pub use settings::{

@@ -57,6 +57,11 @@ impl Problems {
         self.0.push(Problem { place, text: text.into() });
     }
 
+    /// Adds all of these.
+    pub fn append(&mut self, mut others: Problems) {
+        self.0.append(&mut others.0);
+    }
+
     /// Whether nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -206,6 +206,8 @@ pub struct Uplink {
     pub user: String,
     /// The monitor's password. `None`: the monitor probes without logging in.
     pub password: Option<Secret>,
+    /// Where `password` was read from, if not given itself.
+    pub password_file: Option<PathBuf>,
     /// The Bolt versions clients are offered, the preferred one first; empty: all that the server
     /// speaks. Each version in use has connections of its own in the pool.
     pub versions: Vec<Version>,
@@ -227,6 +229,7 @@ impl Default for Uplink {
             port: 7687,
             user: "neo4j".into(),
             password: None,
+            password_file: None,
             versions: Vec::new(),
             monitor: true,
         }
@@ -406,9 +409,9 @@ pub enum LogLevel {
     Warn,
     /// Start, stop, and changes of the servers' state.
     Info,
-    /// Each connection's beginning and end.
+    /// Each client's beginning and end, and dials to the server that failed.
     Debug,
-    /// Each message's tag and length, never its content.
+    /// The same: no message is told of, be it by its tag alone.
     Trace,
 }
 

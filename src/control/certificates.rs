@@ -103,6 +103,19 @@ impl Certificates {
         if problems.is_empty() { Ok(all) } else { Err(problems) }
     }
 
+    /// What is wrong with the files of settings that may be wrong themselves.
+    pub fn problems_of(settings: &Settings) -> Problems {
+        let mut settings = settings.clone();
+        for listen in &mut settings.listen {
+            // Which key belongs to which certificate is not known then.
+            if !listen.tls.keys.is_empty() && listen.tls.keys.len() != listen.tls.certificates.len()
+            {
+                listen.tls = ListenTls::default();
+            }
+        }
+        Certificates::read(&settings).err().unwrap_or_default()
+    }
+
     /// What is in use now.
     pub fn encryption(&self) -> Encryption {
         self.encryption.clone()
@@ -122,6 +135,9 @@ impl Certificates {
     /// leaves everything as it was.
     pub fn refresh(&mut self, is_forced: bool) -> bool {
         let mut has_changed = self.rotate();
+        if is_forced {
+            self.system = None;
+        }
         let changed = self.changed_files();
         let is_due =
             |files: Vec<PathBuf>| is_forced || files.iter().any(|file| changed.contains(file));
@@ -258,7 +274,8 @@ impl Certificates {
         made.map_err(|text| problems.add(Place::Together, text)).ok()
     }
 
-    /// The authorities in `uplink.ca_file`, or the system's, which are read once.
+    /// The authorities in `uplink.ca_file`, or the system's, which are read anew only if `refresh`
+    /// is forced: they are in too many files to look at every second.
     fn trust(&mut self, problems: &mut Problems) -> Option<Trust> {
         if let Some(path) = &self.uplink.ca_file {
             let read = read_file(path).and_then(|text| certificate::believed(&text));

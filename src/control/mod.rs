@@ -2,15 +2,18 @@
 //!
 //! One unpinned executor beside the shards. `refresh` looks after the server (with `probe` and
 //! `peer`) and publishes snapshots, `admin` answers operators (with `metrics`), `shards` holds the
-//! links to the shards, `certificates` what they encrypt with. Everything between cores is a value
-//! on a ring (`link`); if this core dies, the shards serve on with the last snapshot.
+//! links to the shards, `certificates` what they encrypt with, `places` where they listen.
+//! `ask` is for `boltmux check`. Everything between cores is a value on a ring (`link`); if this
+//! core dies, the shards serve on with the last snapshot.
 
 pub mod admin;
+pub mod ask;
 pub mod certificates;
 pub mod link;
 pub mod metrics;
 mod options;
 mod peer;
+pub mod places;
 mod probe;
 mod refresh;
 mod shards;
@@ -43,19 +46,24 @@ const CERTIFICATE_TICKS: u32 = 10;
 /// The way out of the process, in two steps; plain flags, so that signal handlers can set them.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Tell the shards to drain, and operators that the program is about to end.
+    /// Drain, and tell operators that the program is about to end. Shards look at it, too, whenever
+    /// they are woken: the control core may have died.
     pub drain: Arc<AtomicBool>,
     /// Read all certificates anew; taken back when that is done.
     pub reload: Arc<AtomicBool>,
     /// The shards have ended: stop the control core.
     pub end: Arc<AtomicBool>,
+    /// Tests make a thread panic: 1 the control core, 2 the first shard.
+    #[cfg(test)]
+    pub planted_panic: Arc<std::sync::atomic::AtomicU8>,
 }
 
 /// A control core that runs.
 pub struct Running {
     /// Where operators are answered.
     pub admin: Vec<SocketAddr>,
-    /// Says once that the server has been looked at for the first time, with or without success.
+    /// Says that shards know of the server what there is to know at the start: that it was looked
+    /// at, with or without success, or that this takes longer than `Options::first_look`.
     pub looked: mpsc::Receiver<()>,
     /// Ends after `Shutdown::end` is set.
     pub thread: JoinHandle<()>,
@@ -106,6 +114,7 @@ pub async fn run(
         shards: RefCell::new(Shards::new(links, permits.clone())),
         permits,
         snapshot: RefCell::default(),
+        addresses: RefCell::default(),
         is_draining: Cell::new(false),
         operators: Cell::new(0),
     });
@@ -116,6 +125,8 @@ pub async fn run(
     let watch = certificates.map(|all| watch(core.clone(), all, shutdown.reload.clone()));
     let _watch = watch.map(runtime::spawn_local);
     while !shutdown.end.load(Relaxed) {
+        #[cfg(test)]
+        assert_ne!(shutdown.planted_panic.load(Relaxed), 1, "planted");
         if shutdown.drain.load(Relaxed) && !core.is_draining.replace(true) {
             core.shards.borrow_mut().drain();
         }
@@ -159,9 +170,19 @@ pub(crate) struct Core {
     pub encryption: RefCell<Arc<Encryption>>,
     /// What operators are told of certificates.
     pub certificates: RefCell<Status>,
-    /// As published last.
+    /// As published last; the default until then.
     pub snapshot: RefCell<Arc<Snapshot>>,
+    /// Of the server's name, as soon as there are any.
+    pub addresses: RefCell<Vec<SocketAddr>>,
     pub is_draining: Cell<bool>,
     /// Connections of operators now.
     pub operators: Cell<usize>,
+}
+
+impl Core {
+    fn publish(&self, snapshot: Snapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.shards.borrow_mut().publish(&snapshot);
+        self.snapshot.replace(snapshot);
+    }
 }

@@ -24,6 +24,8 @@ pub struct Options {
     pub admin: Option<Bind>,
     /// For one connection to the server: connecting, then the handshake, then HELLO, each.
     pub connect_timeout: Duration,
+    /// How long shards wait for the first look at the server before they accept clients.
+    pub first_look: Duration,
     /// Between probes of a healthy server.
     pub probe_interval: Duration,
     /// Between probes of a server that cannot be reached: first and last step of the back-off.
@@ -54,6 +56,8 @@ impl From<&Settings> for Options {
             certificates: None,
             admin: settings.admin.bind.clone(),
             connect_timeout: settings.timeouts.connect,
+            // A server that is well answers at once. Who waits longer takes the start for hung.
+            first_look: Duration::from_secs(2),
             // An outage shows on the data path at once; this is for a server nobody uses just now.
             probe_interval: Duration::from_secs(5),
             // A server back from a restart is seen within what a person calls at once, and a

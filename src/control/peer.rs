@@ -65,6 +65,11 @@ impl Peer {
         Ok(peer)
     }
 
+    /// What TLS agreed on, if it is spoken.
+    pub fn encryption(&self) -> Option<String> {
+        self.stream.encryption()
+    }
+
     /// Proposes the manifest, and for servers without it the highest version of each line.
     pub async fn propose_manifest(&mut self) -> Result<Sighting, String> {
         self.step("an answer to the Bolt handshake", async |peer| {

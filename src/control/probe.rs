@@ -45,6 +45,8 @@ pub struct Learned {
     /// The server refused the login, with this code. Not to be tried again: servers lock a user
     /// after a few wrong passwords.
     pub login_refused: Option<String>,
+    /// What TLS agreed on, if it was spoken.
+    pub encryption: Option<String>,
 }
 
 /// A handshake only: whether the server is there and what it answers.
@@ -64,6 +66,7 @@ pub async fn look(target: &Target<'_>) -> Result<Sighting, String> {
 pub async fn learn(target: &Target<'_>, before: Option<&Learned>) -> Result<Learned, String> {
     let mut peer =
         Peer::connect(target.address, target.step_limit, target.tls, target.opening).await?;
+    let encryption = peer.encryption();
     let sighting = match peer.propose_manifest().await {
         Ok(sighting) => sighting,
         Err(trouble) => {
@@ -78,7 +81,8 @@ pub async fn learn(target: &Target<'_>, before: Option<&Learned>) -> Result<Lear
     };
     let Some(chosen) = chosen else {
         peer.end(&[]).await;
-        return learn_exactly(target, sighting).await;
+        let learned = learn_exactly(target, sighting).await?;
+        return Ok(Learned { encryption, ..learned });
     };
     let is_manifest = matches!(sighting, Sighting::All(_));
     let greeting = greet(target, peer, chosen, is_manifest).await?;
@@ -89,7 +93,7 @@ pub async fn learn(target: &Target<'_>, before: Option<&Learned>) -> Result<Lear
         }
         _ => ask_each(target, Some(chosen), Some(MANIFEST_SINCE)).await?,
     };
-    Ok(greeting.learned(sighting, versions))
+    Ok(Learned { encryption, ..greeting.learned(sighting, versions) })
 }
 
 /// For a server to which the proposal of a manifest says nothing.
@@ -160,7 +164,7 @@ impl Greeting {
         let agent = self.agent.unwrap_or_else(|| agent_of(highest).to_owned());
         let recv_timeout_seconds = self.recv_timeout_seconds;
         let known = KnownServer { agent, recv_timeout_seconds, versions };
-        Learned { sighting, known, login_refused: self.login_refused }
+        Learned { sighting, known, login_refused: self.login_refused, encryption: None }
     }
 }
 

@@ -8,10 +8,10 @@
 //! A probe holds one permit of the server from before the dial until the connection has ended, and
 //! is left out when none is free: then the shards' own work shows whether the server is there.
 
-use crate::control::Core;
 use crate::control::link::Snapshot;
 use crate::control::peer::Sighting;
 use crate::control::probe::{self, Learned, Target};
+use crate::control::{Core, Options};
 use crate::transport::address::Address;
 use crate::transport::ring::monotonic;
 use crate::transport::runtime::{self, Task};
@@ -21,21 +21,23 @@ use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, mpsc};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// A look-up that is not done by then goes on beside the probes, if there are addresses already.
 const LOOK_UP_PATIENCE: Duration = Duration::from_millis(100);
 /// Addresses of one name that are asked in a turn: a dual-stacked name of a few machines fits.
-const ADDRESSES_MAX: usize = 8;
+pub(super) const ADDRESSES_MAX: usize = 8;
 /// In connect timeouts: a server without a manifest takes a dozen connections, and one that is
 /// late at each of them should not hold a permit for long.
-const LEARN_LIMIT_FACTOR: u32 = 4;
+pub(super) const LEARN_LIMIT_FACTOR: u32 = 4;
 /// Of a trouble in the log: each address of a name may have one of its own.
 const TROUBLE_LETTERS_MAX: usize = 1000;
 
-/// Runs until it is dropped; `looked` hears of every turn.
+/// Runs until it is dropped; `looked` hears when the shards have been told of the server for the
+/// first time, and of every turn.
 pub async fn run(core: Rc<Core>, looked: mpsc::Sender<()>) {
+    let _unanswered = runtime::spawn_local(tell_unanswered(core.clone(), looked.clone()));
     let mut refresh = Refresh::new(core);
     loop {
         let pause = refresh.turn().await;
@@ -43,6 +45,23 @@ pub async fn run(core: Rc<Core>, looked: mpsc::Sender<()>) {
         let _ = looked.send(()); // only the start listens, and only once
         runtime::sleep(pause).await;
     }
+}
+
+/// A server that is slow at the first look, or silent, must not keep clients waiting without a
+/// word: who comes then is told that it cannot be reached.
+async fn tell_unanswered(core: Rc<Core>, looked: mpsc::Sender<()>) {
+    let limit = core.options.first_look;
+    runtime::sleep(limit).await;
+    if **core.snapshot.borrow() != Snapshot::default() {
+        return;
+    }
+    let trouble = format!("it has not answered within {} s of the start", limit.as_secs_f64());
+    let Options { host, port, .. } = &core.options;
+    let name = Address { host: host.clone(), port: *port };
+    tracing::warn!("the server {name}: {trouble}; clients are accepted all the same");
+    let addresses = core.addresses.borrow().clone();
+    core.publish(Snapshot { addresses, trouble, ..Snapshot::default() });
+    let _ = looked.send(());
 }
 
 struct Refresh {
@@ -163,6 +182,7 @@ impl Refresh {
         let known = &self.view.addresses;
         let is_same = known.len() == found.len() && found.iter().all(|one| known.contains(one));
         if !is_same {
+            self.core.addresses.replace(found.clone());
             self.view.addresses = found;
             self.is_learning_due = true;
         }
@@ -266,10 +286,8 @@ impl Refresh {
     }
 
     fn publish(&self) {
-        let mut published = self.core.snapshot.borrow_mut();
-        if self.view != **published {
-            *published = Arc::new(self.view.clone());
-            self.core.shards.borrow_mut().publish(&published);
+        if self.view != **self.core.snapshot.borrow() {
+            self.core.publish(self.view.clone());
         }
     }
 }

@@ -39,6 +39,11 @@ impl Wire {
         }
     }
 
+    /// What was agreed on, for people.
+    pub fn encryption(&self) -> Option<String> {
+        self.session.as_ref().map(|session| session.describe())
+    }
+
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.session {
             None => self.stream.write_all(bytes).await,

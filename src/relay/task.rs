@@ -77,6 +77,14 @@ async fn enter(
     let is_told = tracing::enabled!(tracing::Level::DEBUG);
     let ends = if is_told { entrance.ends() } else { None };
     let address = ends.map(|ends| Box::new(ends.client));
+    if let (Some(address), Ok(greeted)) = (&address, &greeted) {
+        match greeted {
+            Greeted::Bolt(bolt) => {
+                tracing::debug!("a client has come from {address}: Bolt {}", bolt.version);
+            }
+            Greeted::Session(_) => tracing::debug!("a client has come from {address}"),
+        }
+    }
     let (stream, rest) = entrance.into_parts();
     Entered { greeted, stream, rest, address }
 }

@@ -427,14 +427,30 @@ pub fn explain(error: &io::Error) -> String {
 /// Raises the soft limit of open files to the hard one; returns the limit that holds now. Every
 /// client is a descriptor, and the usual soft limit is 1024.
 pub fn raise_open_files_limit() -> io::Result<u64> {
+    raise_limit(libc::RLIMIT_NOFILE)
+}
+
+/// The same for locked memory: glommio looks at the soft limit and takes nothing below 512 KiB,
+/// which is more than the usual 64 KiB of older systems.
+pub fn raise_locked_memory_limit() -> io::Result<u64> {
+    raise_limit(libc::RLIMIT_MEMLOCK)
+}
+
+/// As the C library calls the kinds of limits.
+#[cfg(not(target_env = "musl"))]
+type Resource = libc::__rlimit_resource_t;
+#[cfg(target_env = "musl")]
+type Resource = libc::c_int;
+
+fn raise_limit(resource: Resource) -> io::Result<u64> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is a valid place to write to.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is a valid value to read.
-    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) } != 0 {
+    if unsafe { libc::setrlimit(resource, &limit) } != 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(limit.rlim_cur)

@@ -132,9 +132,14 @@ fn next_beat(number: u32, now: Duration) -> Duration {
 }
 
 /// Whether io_uring is to be had at all, in one line if not: glommio panics where it is refused.
+/// Raises the soft limit of locked memory first, once for the process.
 fn check_ring() -> io::Result<()> {
     static CHECKED: OnceLock<Result<(), String>> = OnceLock::new();
-    let check = || Ring::with_entries(8).map(drop).map_err(|error| ring::explain(&error));
+    let check = || {
+        // If it stays too low, what needs more says so.
+        let _ = ring::raise_locked_memory_limit();
+        Ring::with_entries(8).map(drop).map_err(|error| ring::explain(&error))
+    };
     CHECKED.get_or_init(check).clone().map_err(io::Error::other)
 }
 

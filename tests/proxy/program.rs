@@ -50,8 +50,15 @@ fn usual(uplink: SocketAddr, admin: SocketAddr, pairs: &[&str]) -> Vec<String> {
 
 impl Program {
     pub fn start(uplink: SocketAddr, pairs: &[&str]) -> Program {
+        Program::start_with(uplink, pairs, &[])
+    }
+
+    /// With variables of the environment, which is empty otherwise.
+    pub fn start_with(uplink: SocketAddr, pairs: &[&str], variables: &[(&str, &str)]) -> Program {
         let admin = free_port();
-        let mut child = command(&usual(uplink, admin, pairs)).spawn().expect("the program starts");
+        let mut command = command(&usual(uplink, admin, pairs));
+        command.envs(variables.iter().copied());
+        let mut child = command.spawn().expect("the program starts");
         let lines = lines_of(&mut child);
         let mut said = Vec::new();
         let address = loop {
@@ -251,6 +258,28 @@ fn too_little_locked_memory_is_78_and_one_line() {
 }
 
 #[test]
+fn a_soft_limit_of_locked_memory_is_raised() {
+    let hard = Command::new("sh").args(["-c", "ulimit -Hl"]).output().unwrap();
+    let hard = String::from_utf8(hard.stdout).unwrap();
+    // In KiB, or "unlimited".
+    if hard.trim().parse::<u64>().is_ok_and(|kib| kib < 8192) {
+        eprintln!("skipped: the hard limit of locked memory is {} KiB", hard.trim());
+        return;
+    }
+    let pairs = usual(free_port(), free_port(), &["shards=1"]);
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -Sl 64 && exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_boltmux")]);
+    shell.args(pairs.iter().flat_map(|pair| ["--set", pair]));
+    let mut child = shell.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = lines_of(&mut child);
+    let address = free_port();
+    let mut program = Program { child, lines, address, admin: address };
+    program.expect_line("accepting clients on ");
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0));
+}
+
+#[test]
 fn sigterm_lets_an_open_transaction_finish_and_closes_who_is_idle() {
     let server = server();
     let mut program = Program::start(server.address(), &["shards=2"]);
@@ -269,6 +298,41 @@ fn sigterm_lets_an_open_transaction_finish_and_closes_who_is_idle() {
     let kept = ledger.iter().find(|entry| entry.nonce.as_deref() == Some("kept"));
     assert_eq!(kept.map(|entry| entry.outcome), Some(Outcome::Committed));
     until("the server is left alone", || server.stats().connections_open == 0);
+}
+
+#[test]
+fn a_clients_beginning_and_end_are_logged_if_wanted() {
+    let server = server();
+    for (mode, version) in [("transaction", ": Bolt 5.4"), ("session", "")] {
+        let mode = format!("pool.mode={mode}");
+        let program = Program::start(server.address(), &["shards=1", "log.level=debug", &mode]);
+        let client = Client::login(program.address, V5_4);
+        let address = client.stream.local_addr().unwrap();
+        let came = program.expect_line("a client has come from ");
+        assert!(came.ends_with(&format!("from {address}{version}")), "{came}");
+        drop(client);
+        program.expect_line(&format!("the client at {address} has gone: "));
+    }
+}
+
+#[test]
+fn it_drains_when_nobody_reads_its_log_any_more() {
+    let server = server();
+    let mut command = command(&usual(server.address(), free_port(), &["shards=1"]));
+    let (reader, writer) = std::io::pipe().unwrap();
+    let child = command.args(["--set", "log.level=debug"]).stderr(writer).spawn().unwrap();
+    drop(command); // and its end of the pipe
+    let mut lines = BufReader::new(reader).lines().map_while(Result::ok);
+    let prefix = "boltmux: accepting clients on ";
+    let address = lines.find_map(|line| Some(line.strip_prefix(prefix)?.to_owned())).unwrap();
+    let address = address.split(' ').next().unwrap().parse().unwrap();
+    drop(lines);
+    let (_, lines) = mpsc::channel();
+    let mut program = Program { child, lines, address, admin: address };
+    Client::login(address, V5_4).expect_well(); // logged as it ends
+    Client::login(address, V5_4).expect_well();
+    program.signal("TERM");
+    assert_eq!(program.wait().code(), Some(0));
 }
 
 #[test]

@@ -87,7 +87,8 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(proxy) = self.proxy.take() {
-            proxy.drain();
+            let is_well = proxy.drain();
+            assert!(is_well || std::thread::panicking(), "a thread of the proxy has panicked");
         }
     }
 }

@@ -192,7 +192,7 @@ fn a_session_is_resumed_on_whichever_shard() {
 
 #[test]
 fn a_handshake_may_come_in_any_pieces_and_end_anywhere() {
-    let secured = Secured::start(&["timeouts.first_bytes=1min"]);
+    let secured = Secured::start(&["timeouts.first_bytes=1min", "timeouts.login=1min"]);
     let hello = hello_of(&secured.authority.client());
     for cut in 0..=hello.len() {
         let mut stream = TcpStream::connect(secured.address()).unwrap();

@@ -1,5 +1,6 @@
 //! How the values of keys are read and shown where a kind alone does not say it.
 
+use crate::backend::permits::SHARDS_MAX;
 use crate::config::keys::{Key, TLS_MODES};
 use crate::config::settings::{Bind, BindHost, Listen, Secret, Settings, TlsMode};
 use crate::config::values::{AUTO, OFF, parse_bind, parse_number, parse_word, show_bind};
@@ -7,8 +8,6 @@ use ipnet::IpNet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-/// glommio and `sched_getaffinity` count CPUs up to here (Linux, `CPU_SETSIZE`).
-const SHARDS_MAX: u32 = 1024;
 /// A longer user name or password is a file given by mistake.
 const TEXT_BYTES_MAX: usize = 4096;
 /// Listening sockets per shard; each costs a descriptor and a ring entry.
@@ -91,6 +90,24 @@ pub fn parse_list(text: &str) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
+/// What browsers say in `Origin`: a scheme and a host, no path; `null` for pages without a place.
+pub fn parse_origins(text: &str) -> Result<Vec<String>, String> {
+    let origins = parse_list(text)?;
+    let is_origin = |text: &str| match text.split_once("://") {
+        Some((scheme, host)) => {
+            let is_odd = |letter: char| letter.is_whitespace() || "/?#@".contains(letter);
+            !scheme.is_empty() && !host.is_empty() && !host.contains(is_odd)
+        }
+        None => text == "null",
+    };
+    match origins.iter().find(|origin| !is_origin(origin)) {
+        None => Ok(origins),
+        Some(other) => Err(format!(
+            "expected a scheme and a host, such as https://browser.example, not {other:?}"
+        )),
+    }
+}
+
 /// The rights of a file, as chmod takes them in octal.
 pub fn parse_rights(text: &str) -> Result<u32, String> {
     let rights = u32::from_str_radix(text.trim(), 8).ok().filter(|rights| *rights <= 0o777);
@@ -120,7 +137,7 @@ pub fn parse_shards(text: &str) -> Result<Option<usize>, String> {
     if text.trim() == AUTO {
         return Ok(None);
     }
-    let shards = parse_number(text, 1, SHARDS_MAX).map_err(|error| or_word(&error, AUTO))?;
+    let shards = parse_number(text, 1, SHARDS_MAX as u32).map_err(|error| or_word(&error, AUTO))?;
     Ok(usize::try_from(shards).ok())
 }
 
