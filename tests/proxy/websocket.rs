@@ -280,8 +280,8 @@ fn long_values_pass_both_ways_byte_for_byte() {
     }
 }
 
-/// Of long frames only what shares a piece with the end of the one before is moved, and of a
-/// request what comes before it is decided on.
+/// Of long frames only the shorter side of a border within a piece is moved, and of a request what
+/// comes before it is decided on.
 #[test]
 fn long_payloads_leave_from_where_they_were_received() {
     let stage = Stage::start(&[], Options::default());
@@ -297,7 +297,7 @@ fn long_payloads_leave_from_where_they_were_received() {
     let after = stage.proxy.metrics();
     let grown = |name: &str| after.get(name) - before.get(name);
     let (copied, relayed) = (grown("copied_bytes"), grown("relayed_bytes"));
-    assert!(relayed >= 8 << 20 && copied <= 8 << 20, "{copied} copied, {relayed} relayed");
+    assert!(relayed >= 8 << 20 && copied <= 2 << 20, "{copied} copied, {relayed} relayed");
     println!("{copied} bytes copied, {relayed} relayed, of {}", bytes.len());
 }
 

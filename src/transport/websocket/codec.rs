@@ -276,16 +276,26 @@ impl Decoder {
     /// Payload bytes from `at` on; returns how many there were.
     fn take_data(&mut self, bytes: &mut [u8], at: usize, decoded: &mut Decoded) -> usize {
         let count = self.left.min(bytes.len() - at);
-        let place = if decoded.payload.is_empty() { at } else { decoded.payload.end };
-        if place < at {
-            bytes.copy_within(at..at + count, place);
-            decoded.moved += count;
-        }
         if self.is_masked {
-            apply_mask(&mut bytes[place..place + count], self.mask, self.done);
+            apply_mask(&mut bytes[at..at + count], self.mask, self.done);
         }
-        let start = if decoded.payload.is_empty() { at } else { decoded.payload.start };
-        decoded.payload = start..place + count;
+        let before = decoded.payload.clone();
+        decoded.payload = match before.len() {
+            0 => at..at + count,
+            _ if before.end == at => before.start..at + count,
+            // The shorter of both comes to the other: of a long frame's end and the next one's
+            // beginning, one is often a few bytes.
+            length if length < count => {
+                bytes.copy_within(before, at - length);
+                decoded.moved += length;
+                at - length..at + count
+            }
+            _ => {
+                bytes.copy_within(at..at + count, before.end);
+                decoded.moved += count;
+                before.start..before.end + count
+            }
+        };
         (self.done, self.left) = (self.done + count, self.left - count);
         count
     }

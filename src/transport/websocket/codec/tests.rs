@@ -89,10 +89,19 @@ fn fragments_and_control_frames_are_read_in_every_cut() {
 
 #[test]
 fn payloads_of_one_slice_come_in_one_piece() {
-    let mut bytes = [frame(0x82, b"ab", MASK), frame(0x82, b"cde", MASK)].concat();
+    // The shorter of both is moved: the later one down, or the earlier one up.
+    for (payloads, moved, start) in
+        [([&b"abcd"[..], b"e"], 1, 6), ([b"a", b"bcde"], 1, 12), ([b"abc", b"de"], 2, 6)]
+    {
+        let mut bytes = payloads.map(|payload| frame(0x82, payload, MASK)).concat();
+        let decoded = Decoder::of_client().decode(&mut bytes, |_| {});
+        assert_eq!((&bytes[decoded.payload.clone()], decoded.moved), (&b"abcde"[..], moved));
+        assert_eq!(decoded.payload.start, start);
+    }
+    let frames = [(0x02, &b"abc"[..]), (0x89, b"ping"), (0x00, b"d"), (0x80, b"efghij")];
+    let mut bytes = frames.map(|(first, payload)| frame(first, payload, MASK)).concat();
     let decoded = Decoder::of_client().decode(&mut bytes, |_| {});
-    assert_eq!((&bytes[decoded.payload.clone()], decoded.moved), (&b"abcde"[..], 3));
-    assert_eq!(decoded.payload.start, 6, "the first one stays where it is");
+    assert_eq!((&bytes[decoded.payload.clone()], decoded.moved), (&b"abcdefghij"[..], 1 + 4));
 }
 
 #[test]
