@@ -66,6 +66,10 @@ fn every_shape_is_measured_through_every_door() {
     let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
     fs::write(&pem, made.cert.pem() + &made.signing_key.serialize_pem()).unwrap();
     let (mut proxy, address) = start_proxy(&server, &pem);
+    // Requests longer than a frame may be.
+    let long = folder("boltload-long").join("long.toml");
+    let query = "[[query]]\ntext = \"RETURN $nonce AS n\"\nparameters = { x = \"";
+    fs::write(&long, format!("{query}{}\" }}\n", "x".repeat(200_000))).unwrap();
     for shape in [
         "auto",
         "auto --rate 100",
@@ -76,6 +80,7 @@ fn every_shape_is_measured_through_every_door() {
         "login --resume-tls",
         "handshake",
         &format!("mix:{MIX}"),
+        &format!("mix:{}", long.display()),
     ] {
         let mut command = command(&format!(
             "--target direct=bolt://{} --target plain=bolt://{address} --target web=ws://{address} \

@@ -15,7 +15,9 @@ pub mod upgrade;
 use crate::transport::buffer::Chunk;
 use crate::transport::driver::{Driver, Sleep};
 use crate::transport::stream::Stream;
-use crate::transport::websocket::codec::{CloseCode, Decoder, Event, Fault, Header};
+use crate::transport::websocket::codec::{
+    CloseCode, Decoder, Event, Fault, Header, MESSAGE_BYTES_MAX,
+};
 use bytes::Bytes;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -161,15 +163,17 @@ impl WebSocket {
         let mut frame = std::mem::take(&mut state.frame);
         frame.extend(chunks);
         let length: usize = frame.iter().map(|chunk| chunk.len()).sum();
-        if state.is_closing || length == 0 {
-            frame.clear();
-        } else {
-            let header = match (&self.mask, codec::binary_header(length)) {
-                (Some(mask), _) => self.mask_frame(mask, &mut frame, length),
-                (None, Header::Short(bytes)) => Chunk::from_static(bytes),
-                (None, header) => Chunk::from(Bytes::copy_from_slice(header.as_ref())),
-            };
-            self.inner.send_boxed(&mut std::iter::once(header).chain(frame.drain(..)));
+        match &self.mask {
+            _ if state.is_closing || length == 0 => frame.clear(),
+            Some(mask) if length > MESSAGE_BYTES_MAX => self.send_long(mask, &mut frame),
+            Some(mask) => self.send_masked(mask, &mut frame, length),
+            None => {
+                let header = match codec::binary_header(length) {
+                    Header::Short(bytes) => Chunk::from_static(bytes),
+                    header => Chunk::from(Bytes::copy_from_slice(header.as_ref())),
+                };
+                self.send_frame(header, &mut frame);
+            }
         }
         state.frame = frame;
     }
@@ -232,6 +236,34 @@ impl WebSocket {
     fn send_control(&self, frame: Vec<u8>) {
         let frame = if self.mask.is_some() { codec::masked_control(frame) } else { frame };
         self.inner.send([Chunk::from(Bytes::from(frame))]);
+    }
+
+    /// A client's frames have a limit, of servers that know the same.
+    fn send_long(&self, mask: &Cell<u32>, payload: &mut Vec<Chunk>) {
+        let (mut frame, mut room) = (Vec::new(), MESSAGE_BYTES_MAX);
+        for mut chunk in payload.drain(..) {
+            while !chunk.is_empty() {
+                let part = chunk.split_to(chunk.len().min(room));
+                room -= part.len();
+                frame.push(part);
+                if room == 0 {
+                    self.send_masked(mask, &mut frame, MESSAGE_BYTES_MAX);
+                    room = MESSAGE_BYTES_MAX;
+                }
+            }
+        }
+        self.send_masked(mask, &mut frame, MESSAGE_BYTES_MAX - room);
+    }
+
+    fn send_masked(&self, mask: &Cell<u32>, frame: &mut Vec<Chunk>, length: usize) {
+        let header = self.mask_frame(mask, frame, length);
+        self.send_frame(header, frame);
+    }
+
+    fn send_frame(&self, header: Chunk, payload: &mut Vec<Chunk>) {
+        if !payload.is_empty() {
+            self.inner.send_boxed(&mut std::iter::once(header).chain(payload.drain(..)));
+        }
     }
 
     /// Masks a client's payload, and makes its header.
