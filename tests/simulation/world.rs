@@ -8,7 +8,7 @@ use boltmux::backend::approval::{self, Approvals, Asker, LoginOutcome, Verdict};
 use boltmux::backend::cleaner::{Cleaned, Cleaner};
 use boltmux::backend::identity::{Fingerprint, FingerprintKey, Identity};
 use boltmux::backend::permits::Permits;
-use boltmux::backend::planted::{Interleave, Planted};
+use boltmux::backend::planted::Planted;
 use boltmux::backend::pool::{
     Acquired, DialFailure, Order, Pool, PoolOptions, ServerId, Ticket, Want,
 };
