@@ -141,6 +141,13 @@ fn the_readme_has_the_programs_own_table_of_keys() {
 }
 
 #[test]
+fn the_matrix_is_as_its_command_wrote_it() {
+    let text = fs::read_to_string(root().join("COMPATIBILITY.md")).expect("it must be there");
+    let hint = "COMPATIBILITY.md was changed by hand: let tests/real/matrix write it";
+    assert!(is_as_written(&text), "{hint}");
+}
+
+#[test]
 fn ignored_tests_are_explained() {
     let explained = fs::read_to_string(root().join("CONTRIBUTING.md")).unwrap_or_default();
     let mut findings = Vec::new();
@@ -325,6 +332,21 @@ fn quoted_length(rest: &[u8], quote: u8) -> usize {
 
 fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
+}
+
+/// Whether the last line holds the digest of all before it, as `tests/real/document.py` makes it.
+fn is_as_written(text: &str) -> bool {
+    let lines = text.strip_suffix('\n').and_then(|text| text.rsplit_once('\n'));
+    let Some((above, last)) = lines else { return false };
+    last == format!("<!-- digest of the lines above: {:016x} -->", fnv_1a(above, "\n"))
+}
+
+/// FNV-1a of 64 bits over the two texts, one behind the other.
+fn fnv_1a(text: &str, end: &str) -> u64 {
+    let bytes = text.bytes().chain(end.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |digest: u64, byte| {
+        (digest ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
 }
 
 /// Where a word stands on its own.
@@ -745,4 +767,22 @@ fn ignored_tests_and_places_are_found() {
         ["a:2: names a place of one machine"]
     );
     assert_eq!(place_findings("a", "somebody", &places).len(), 0);
+}
+
+#[test]
+fn a_change_by_hand_is_found() {
+    // The published value for these six bytes.
+    assert_eq!(fnv_1a("foobar", ""), 0x8594_4171_f739_67e8);
+    let written = |body: &str| {
+        let digest = fnv_1a(body, "");
+        format!("{body}<!-- digest of the lines above: {digest:016x} -->\n")
+    };
+    let text = written("# What works\n\n| 31 + 2 |\n\n");
+    assert!(is_as_written(&text));
+    let changes = [("31", "33"), ("\n\n|", "\n|"), ("above: ", "above:  "), (" -->", " --> more")];
+    for (from, to) in changes {
+        assert!(!is_as_written(&text.replacen(from, to, 1)), "{from:?} became {to:?}");
+    }
+    assert!(!is_as_written(&format!("{text}More.\n")), "a line at the end");
+    assert!(!is_as_written("") && !is_as_written("# What works\n"), "no digest at all");
 }

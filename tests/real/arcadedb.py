@@ -10,12 +10,13 @@ import shutil
 import urllib.error
 import urllib.request
 
-from support import CACHE, HOST, PASSWORDS, Process, free_port
+from support import CACHE, HOST, PASSWORDS, Process, free_port, wait_until
 
 ARCADEDB_VERSION = "26.10.2"
 ROOT_PASSWORD = "playwithdata"
 READY_LIMIT_S = 120  # 2 s on an idle machine.
 STOP_LIMIT_S = 30
+LOCKED_OUT_MAX_S = 60  # Twice as long as it locks a user out.
 
 
 class ArcadeDB:
@@ -57,15 +58,30 @@ class ArcadeDB:
             self.process.end(STOP_LIMIT_S)
             self.process = None
 
+    def settle(self):
+        """Returns when both users can log in, also after a client that tried wrong passwords.
+
+        After five of them in a row the server locks a user out for 30 s; a right one ends the row.
+        """
+        for user in PASSWORDS:
+            wait_until(lambda user=user: self._lets_in(user), LOCKED_OUT_MAX_S,
+                       f"ArcadeDB to let {user} in again", pause_s=0.5)
+
+    def _lets_in(self, user):
+        try:
+            return self._ask("databases", user=user, password=PASSWORDS[user]) == 200
+        except urllib.error.HTTPError:
+            return False
+
     def _ready(self):
         try:
             return self._ask("ready") == 204
         except (urllib.error.URLError, OSError):
             return False
 
-    def _ask(self, path, command=None):
+    def _ask(self, path, command=None, user="root", password=ROOT_PASSWORD):
         """The status of one request to its HTTP interface."""
-        word = base64.b64encode(f"root:{ROOT_PASSWORD}".encode()).decode()
+        word = base64.b64encode(f"{user}:{password}".encode()).decode()
         request = urllib.request.Request(
             f"http://{HOST}:{self.http_port}/api/v1/{path}",
             data=json.dumps(command).encode() if command else None,

@@ -3,11 +3,12 @@
 // Usage: node browser.mjs --uri URI --direct URI [--only NAMES] [--server NAME]
 //                         [--picture FILE.png]
 //
-// The application is served on localhost and connects to `uri` over WebSocket.
+// The application is served on localhost and connects to `uri` over WebSocket. It offers TLS, and
+// then nothing else, only where it came over HTTPS itself: so it is served as its URI asks for.
 
 import { join } from 'node:path'
 
-import { CACHE, optionsOf, withPage } from './page.mjs'
+import { CACHE, isEncrypted, optionsOf, withPage } from './page.mjs'
 
 const given = optionsOf(process.argv.slice(2))
 const APPLICATION = join(CACHE, 'neo4j-browser-5.24.0', 'browser')
@@ -19,6 +20,9 @@ async function logIn (page, address, password) {
   const url = page.locator('[data-testid="boltaddress"]')
   await url.waitFor({ timeout: LIMIT_MS })
   await url.fill(given.uri)
+  // It takes the scheme out of what is typed, and silently keeps another if it does not offer it.
+  const scheme = await page.locator('[data-testid="bolt-scheme-select"]').inputValue()
+  if (!given.uri.startsWith(scheme)) throw new Error(`${scheme} is selected, not ${given.uri}`)
   await page.locator('[data-testid="username"]').fill('neo4j')
   await page.locator('[data-testid="password"]').fill(password)
   await page.locator('[data-testid="connect"]').click()
@@ -60,7 +64,7 @@ for (const [name, work] of Object.entries(scenarios)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue
   const started = performance.now()
   let outcome
-  await withPage(APPLICATION, {}, async (page, address) => {
+  await withPage(APPLICATION, {}, isEncrypted(given.uri), async (page, address) => {
     try {
       outcome = await work(page, address)
     } catch (error) {

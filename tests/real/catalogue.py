@@ -55,6 +55,8 @@ SETTINGS = ("dbms.security.auth_max_failed_attempts=0",)
 
 
 ALL_SCHEMES = ("bolt", "neo4j", "bolt+s", "bolt+ssc", "neo4j+s", "neo4j+ssc")
+# A web page cannot ask for TLS with any certificate.
+PAGE_SCHEMES = ("bolt", "neo4j", "bolt+s", "neo4j+s")
 
 
 @dataclass(frozen=True)
@@ -122,13 +124,16 @@ def javascript(version, **options):
 def web(version):
     return Client(f"web-{version}", f"JavaScript driver {version}, Chromium",
                   ("node", f"{HERE}/chromium.mjs", f"{CACHE}/node-{version}"),
-                  ("chromium.mjs", "page.mjs", "page.html", "scenarios.mjs"))
+                  ("chromium.mjs", "page.mjs", "page.html", "scenarios.mjs"),
+                  schemes=PAGE_SCHEMES)
 
 
 def java_driver(version, **options):
+    folder = f"{CACHE}/java-{version}"
     return Client(f"java-{version}", f"Java driver {version}",
-                  (java(JAVA_MIN), "-Xmx512m", *JAVA_TRUST, "-cp", f"{CACHE}/java-{version}/lib/*",
-                   f"{HERE}/Scenarios.java"), ("Scenarios.java",), **options)
+                  (java(JAVA_MIN), "-Xmx512m", "-XX:TieredStopAtLevel=1", *JAVA_TRUST, "-cp",
+                   f"{folder}/lib/*:{folder}/classes", "Scenarios"), ("Scenarios.java",),
+                  **options)
 
 
 def go_driver(version):
@@ -147,6 +152,7 @@ CLIENTS = {client.name: client for client in (
     javascript("4.4.11", made_to_speak=("4.3", "4.2", "4.1", "4.0", "3.0")),
     web("6.3.0"),
     web("5.28.3"),
+    web("4.4.11"),
     java_driver("6.2.1"),
     java_driver("5.28.15"),
     go_driver("6.0.0"),
@@ -156,7 +162,7 @@ CLIENTS = {client.name: client for client in (
     Client("neo4rs", "Rust neo4rs 0.8.0", (f"{CACHE}/neo4rs-0.8.0/target/debug/scenarios",),
            ("neo4rs/src/main.rs",), watched=True),
     Client("neo4j-browser", "Neo4j Browser 5.24.0, Chromium", ("node", f"{HERE}/browser.mjs"),
-           ("browser.mjs", "page.mjs")),
+           ("browser.mjs", "page.mjs"), schemes=PAGE_SCHEMES),
 )}
 
 

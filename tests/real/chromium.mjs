@@ -17,7 +17,8 @@ const files = {
   '/': join(HERE, 'page.html')
 }
 
-await withPage(HERE, files, async (page, address) => {
+// The page comes over HTTP, also for wss: from HTTPS it could not ask the server without TLS.
+await withPage(HERE, files, false, async (page, address) => {
   page.on('console', message => console.error(message.text()))
   await page.exposeFunction('writeLine', line => process.stdout.write(line + '\n'))
   await page.goto(address)

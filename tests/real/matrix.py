@@ -146,6 +146,9 @@ class Running:
     def stop(self):
         pass
 
+    def settle(self):
+        pass
+
 
 class Progress:
     """One line for each cell, with what is left."""
@@ -174,15 +177,25 @@ def run_cell(cell, server, proxy, arguments, store):
         # Several cells have the same direct run, and --again repeats it for the first of them.
         result = None if arguments.again and ran == cell else store.load(cell, way)
         if result is None or arguments.only:
+            server.settle()
+            made = handshakes(proxy)
             result = run_pass(ran, way, port, server.port, arguments.only or ran.only)
+            if way == "through" and "+" in cell.scheme and handshakes(proxy) == made:
+                result["outcomes"]["encryption"] = {"failed": "no client made a TLS handshake"}
             if not arguments.only and result["outcomes"]:
                 store.save(cell, way, result)
         results[way] = result
-    return results
+    return results if arguments.only else comparable(cell, results)
+
+
+def handshakes(proxy):
+    """How many clients boltmux has spoken TLS with."""
+    return sum(number for name, number in proxy.metrics().items()
+               if name.startswith("boltmux_tls_handshakes_total") and 'peer="client"' in name
+               and 'outcome="failed"' not in name)
 
 
 def show_cell(cell, results, progress):
-    results = comparable(cell, results)
     differences = compare(results["direct"], results["through"])
     counts = tally(results["direct"], results["through"])
     text = (f"Bolt {' '.join(results['through']['versions']) or '?'}, {counts['equal']} equal,"

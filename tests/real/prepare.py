@@ -4,13 +4,15 @@ The programs are built in the folders that tests/install made, and again only wh
 changed.
 """
 
+import glob
 import os
 import re
 import shutil
 import subprocess
 import time
 
-from catalogue import CERTIFICATES, CLIENTS, HERE, TRUST_STORE, TRUST_STORE_PASSWORD
+from catalogue import CERTIFICATES, CLIENTS, HERE, JAVA_MIN, TRUST_STORE, TRUST_STORE_PASSWORD
+from server import java
 from support import CACHE
 
 # The schemes that boltmux accepts clients on, and why the others are not tried.
@@ -28,6 +30,8 @@ def programs(names):
         family, _, version = name.partition("-")
         if family == "go":
             build_go(version)
+        if family == "java":
+            build_java(version)
         if family == "neo4rs":
             build_neo4rs()
 
@@ -41,6 +45,19 @@ def build_go(version):
     source = re.sub(r"neo4j-go-driver/v\d+", f"neo4j-go-driver/v{major}", source)
     if put(os.path.join(folder, "main.go"), source, os.path.join(folder, "scenarios")):
         subprocess.run(["go", "build", "-o", "scenarios", "."], cwd=folder, check=True,
+                       stdin=subprocess.DEVNULL)
+
+
+def build_java(version):
+    """Once, for the launcher would compile the source anew for each pass: 5 s of a core."""
+    folder = os.path.join(CACHE, f"java-{version}")
+    with open(os.path.join(HERE, "Scenarios.java")) as file:
+        source = file.read()
+    if put(os.path.join(folder, "Scenarios.java"), source,
+           os.path.join(folder, "classes", "Scenarios.class")):
+        jars = os.pathsep.join(glob.glob(os.path.join(folder, "lib", "*.jar")))
+        subprocess.run([java(JAVA_MIN), "-m", "jdk.compiler/com.sun.tools.javac.Main", "-cp", jars,
+                        "-d", "classes", "Scenarios.java"], cwd=folder, check=True,
                        stdin=subprocess.DEVNULL)
 
 

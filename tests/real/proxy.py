@@ -16,15 +16,20 @@ METRIC = re.compile(r"^([a-zA-Z_:][a-zA-Z0-9_:]*(?:\{[^}]*\})?) (\S+)")
 
 
 class Proxy:
-    """`options` are keys of the configuration, such as {"pool.size": 4}; `flags` other words."""
+    """`options` are keys of the configuration, such as {"pool.size": 4}; `flags` other words.
 
-    def __init__(self, binary, server_port, options=None, name="boltmux", flags=()):
+    `scheme` is how it speaks to the server: bolt+s for TLS.
+    """
+
+    def __init__(self, binary, server_port, options=None, name="boltmux", flags=(),
+                 scheme="bolt"):
         self.binary = os.path.abspath(binary)
         self.server_port = server_port
         self.port = free_port()
         self.admin_port = free_port()
         self.options = {"pool.size": 4, "shards": 1, **(options or {})}
         self.flags = flags
+        self.scheme = scheme
         self.process = None
         os.makedirs(os.path.join(CACHE, "run"), exist_ok=True)
         self.log_path = os.path.join(CACHE, "run", f"{name}.log")
@@ -36,7 +41,7 @@ class Proxy:
     def start(self):
         argv = [
             self.binary, "--bind", f"{HOST}:{self.port}",
-            "--uri", f"bolt://{HOST}:{self.server_port}",
+            "--uri", f"{self.scheme}://{HOST}:{self.server_port}",
             "--user", "neo4j", "--pass", PASSWORDS["neo4j"],
             "--set", f"admin.bind={HOST}:{self.admin_port}", *self.flags]
         for key, value in self.options.items():

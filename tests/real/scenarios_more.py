@@ -58,7 +58,11 @@ def expired_password(context):
 @scenario
 @needs(driver=5, server="neo4j")
 def notification_filters(context):
+    # The driver itself refuses filters on a version of Bolt that has none.
     def told(driver_options, **session_options):
+        return attempt(told_or_refused, driver_options, **session_options)
+
+    def told_or_refused(driver_options, **session_options):
         with context.driver(**driver_options) as driver:
             with driver.session(**session_options) as session:
                 summary = session.run("MATCH (n:NoSuchLabel), (m) RETURN n.no").consume()

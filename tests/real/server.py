@@ -83,10 +83,15 @@ def java_version(path):
 
 
 class Server:
-    """One server with an empty store. `settings` are further lines of its configuration."""
+    """One server with an empty store. `settings` are further lines of its configuration.
 
-    def __init__(self, name="neo4j", heap="512m", port=None, settings=(), version=NEO4J_VERSION):
+    `scheme` is what the settings ask of drivers: bolt+s where the server takes TLS only.
+    """
+
+    def __init__(self, name="neo4j", heap="512m", port=None, settings=(), version=NEO4J_VERSION,
+                 scheme="bolt"):
         self.version = version
+        self.scheme = scheme
         self.line = version.split(".")[0]
         self.port = port or free_port()
         self.heap = heap
@@ -104,7 +109,7 @@ class Server:
 
     @property
     def uri(self):
-        return f"bolt://{HOST}:{self.port}"
+        return f"{self.scheme}://{HOST}:{self.port}"
 
     @property
     def log_path(self):
@@ -145,6 +150,9 @@ class Server:
     def restart(self):
         self.stop()
         return self.start()
+
+    def settle(self):
+        """Nothing to wait for between two clients: the settings say who is locked out, if any."""
 
     def driver(self, user="neo4j", **options):
         """An official driver connected to this server without anything between."""
