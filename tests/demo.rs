@@ -1,5 +1,8 @@
 //! `boltmux demo` as a user starts it: the table, the JSON file, signals, and serving on.
 
+mod guard;
+
+use self::guard::Guarded;
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -76,13 +79,13 @@ fn shards_without_a_connection_of_their_own_lend_each_other_one() {
 #[test]
 fn an_interrupt_ends_the_measurement_with_what_there_is() {
     for signal_name in ["INT", "TERM"] {
-        let mut child = demo("--seconds 600 --clients 4 --pool 2").spawn().expect("it starts");
+        let mut child = Guarded::spawn(&mut demo("--seconds 600 --clients 4 --pool 2"));
         let mut error = BufReader::new(child.stderr.take().expect("it is piped"));
         let mut line = String::new();
         error.read_line(&mut line).expect("it is text");
         assert!(line.contains("4 clients"), "{line}");
         signal(&child, signal_name);
-        let output = child.wait_with_output().expect("it ends");
+        let output = child.output();
         let said = text(&output);
         assert!(output.status.success(), "{said}");
         assert!(said.contains("stopped before its time"), "{said}");
@@ -92,7 +95,7 @@ fn an_interrupt_ends_the_measurement_with_what_there_is() {
 
 #[test]
 fn it_serves_on_until_it_is_interrupted() {
-    let mut child = demo("--seconds 1 --clients 4 --pool 2").spawn().expect("it starts");
+    let mut child = Guarded::spawn(&mut demo("--seconds 1 --clients 4 --pool 2"));
     let mut output = BufReader::new(child.stdout.take().expect("it is piped")).lines();
     let mut next = |part: &str| {
         let found = output.by_ref().map_while(Result::ok).find(|line| line.contains(part));

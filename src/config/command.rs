@@ -136,7 +136,7 @@ fn grammar() -> clap::Command {
         .arg(flag("keys", "Print the table of all keys instead"));
     with_settings(clap::Command::new("boltmux"))
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Connection pooler and router for Neo4j's Bolt protocol")
+        .about("Connection pooler and proxy for Neo4j's Bolt protocol")
         .after_help(
             "Without a command it serves clients. Every key of the file is also\n\
              --set section.key=value and BOLTMUX__SECTION__KEY; `boltmux check --keys`\n\

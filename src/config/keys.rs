@@ -284,7 +284,7 @@ pub const KEYS: &[Key] = &[
         admin.bind,
         parse_admin,
         show_admin,
-        "where metrics and orders are served; off: nowhere"
+        "where metrics and health are served; off: nowhere"
     ),
     key!(
         "pool.mode",

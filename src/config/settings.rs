@@ -236,7 +236,7 @@ impl Default for Uplink {
     }
 }
 
-/// The operators' entrance: metrics and orders over HTTP.
+/// The operators' entrance: metrics and health over HTTP.
 #[derive(Clone, Debug, Default)]
 pub struct Admin {
     /// Where it listens. `None`: nowhere, because it asks for no password.

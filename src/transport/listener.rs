@@ -247,7 +247,9 @@ mod tests {
     #[test]
     fn one_port_serves_both_families_or_each_its_own() {
         let any = |port| SocketAddr::from((std::net::Ipv6Addr::UNSPECIFIED, port));
-        if !has_ipv6() {
+        // A kernel that knows IPv6 may be told to have none of its addresses.
+        if TcpListener::bind("[::1]:0").is_err() {
+            println!("not tested: this machine has no ::1");
             return;
         }
         let both = bind(any(0), 2).unwrap();

@@ -173,16 +173,22 @@ fn every_listener_has_its_own_conditions() {
     let folder = Folder::new();
     let path = folder.path("bolt.sock");
     let unix = path.display();
+    let has_both = TcpListener::bind("[::1]:0").is_ok();
+    if !has_both {
+        println!("not tested: a listener for IPv6, this machine has no ::1");
+    }
+    let second = if has_both { "[::1]:0" } else { "127.0.0.2:0" };
     let stage = Stage::start(
         &[
-            &format!("listen.bind=127.0.0.1:0,[::1]:0,unix:{unix}"),
+            &format!("listen.bind=127.0.0.1:0,{second},unix:{unix}"),
             "listen.unix_mode=0600",
             "shards=2",
         ],
         Options::default(),
     );
     let addresses = &stage.proxy.addresses;
-    assert!(addresses.len() == 2 && addresses[0].is_ipv4() && addresses[1].is_ipv6());
+    assert!(addresses.len() == 2 && addresses[0].is_ipv4());
+    assert_eq!(addresses[1].is_ipv6(), has_both);
     for _ in 0..4 {
         for address in addresses {
             Client::login(*address, V5_4).expect_well();

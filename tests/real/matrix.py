@@ -9,8 +9,8 @@ With --for, no cell is begun after so many seconds; with --running neo4j-5.26=17
 that somebody else started, with the users that these tests have, is used and left alone.
 A cell is run anew when its scenarios change and, through boltmux, when the program changes;
 --again runs all anew, --any-build takes results of other builds, and the document says how many.
-After a run of everything, COMPATIBILITY.md is written from the results; --document writes it from
-what there is. With --quick, a few cells run and nothing is written.
+After a run of everything, COMPATIBILITY.md is written from the results; --document runs nothing and
+writes it from what there is. With --quick, a few cells run and nothing is written.
 """
 
 import argparse
@@ -262,7 +262,7 @@ def parse():
     parser.add_argument("--only", default="", help="names of scenarios; nothing is kept then")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--document", action="store_true")
+    parser.add_argument("--document", action="store_true", help="run nothing, only write it")
     parser.add_argument("--for", dest="limit_s", type=float, default=1e9)
     parser.add_argument("--running", default={}, type=lambda text: dict(
         pair.split("=") for pair in text.split(",")))
@@ -281,6 +281,11 @@ def chosen(arguments):
     return [cell for cell in everything if cell.server in servers and cell.client in clients]
 
 
+def write_document(arguments, store):
+    document.write(list(cells(prepare.SCHEMES)), lambda cell: known(cell, store), arguments.proxy,
+                   SHARDS, prepare.SCHEMES_OFF)
+
+
 def main():
     end_in_order_on_sigterm()
     arguments = parse()
@@ -291,19 +296,20 @@ def main():
     if arguments.list:
         print("\n".join(cell.name for cell in wanted))
         return
+    store = Store(arguments.proxy, arguments.any_build)
+    if arguments.document:
+        write_document(arguments, store)
+        return
     prepare.certificates()
     prepare.programs(sorted({cell.client for cell in wanted}))
-    store = Store(arguments.proxy, arguments.any_build)
     progress = Progress(len(wanted))
     for name in SERVERS:
         of_server = [cell for cell in wanted if cell.server == name]
         if of_server and not progress.time_is_up(arguments.limit_s):
             run_server(name, of_server, arguments, store, progress)
-    everything = list(cells(prepare.SCHEMES))
-    complete = progress.done == len(wanted) and wanted == everything
-    if arguments.document or (complete and not arguments.quick and not arguments.only):
-        document.write(everything, lambda cell: known(cell, store), arguments.proxy, SHARDS,
-                       prepare.SCHEMES_OFF)
+    complete = progress.done == len(wanted) and wanted == list(cells(prepare.SCHEMES))
+    if complete and not arguments.quick and not arguments.only:
+        write_document(arguments, store)
     for failure in progress.failures:
         print(f"failed: {failure}")
     print(f"matrix: {progress.done - len(progress.failures)} cells passed,"

@@ -67,7 +67,7 @@ def build_neo4rs():
     with open(os.path.join(HERE, "neo4rs", "src", "main.rs")) as file:
         source = file.read()
     if put(os.path.join(folder, "src", "main.rs"), source, program):
-        subprocess.run(["cargo", "build", "--quiet"], cwd=folder, check=True,
+        subprocess.run(["cargo", "build", "--quiet", "--locked"], cwd=folder, check=True,
                        stdin=subprocess.DEVNULL)
 
 

@@ -1,6 +1,7 @@
 """A boltmux of ours in front of a real server: start, stop by SIGTERM, and its metrics.
 
-Owns the process and its options. Who starts one with `with` gets it drained and ended.
+Owns the process and its options. Who starts one with `with` gets it drained and ended, and an error
+if it did not end in order.
 """
 
 import os
@@ -61,6 +62,18 @@ class Proxy:
         self.process = None
         return status
 
+    def end_in_order(self):
+        """Ends it; an error unless it ran until now, did not panic, and ends with 0."""
+        process, running = self.process, self.running()
+        status = self.stop()
+        output = process.output() if process is not None else ""
+        if not running:
+            raise AssertionError(f"expected boltmux to be running still:\n{output[-2000:]}")
+        if "panicked" in output:
+            raise AssertionError(f"boltmux panicked, see {self.log_path}")
+        if status != 0:
+            raise AssertionError(f"expected boltmux to end with 0, it ended with {status}")
+
     def running(self):
         return self.process is not None and self.process.running()
 
@@ -78,5 +91,9 @@ class Proxy:
     def __enter__(self):
         return self.start()
 
-    def __exit__(self, *_):
-        self.stop()
+    def __exit__(self, kind, *_):
+        # Who has stopped it has looked at how it ended; an error before that is told instead.
+        if kind is None and self.process is not None:
+            self.end_in_order()
+        else:
+            self.stop()

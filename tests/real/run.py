@@ -34,10 +34,12 @@ ONLY = {"python-4.4": CORE}
 # One pass of one driver takes 35 s directly; scenarios that hang give up by themselves.
 PASS_LIMIT_S = 500
 SHOWN_MAX = 1500  # Characters of an outcome that is shown when the two differ.
+NOT_RUN = ({"failed": "it did not run"}, 0)
 
 
 def run_pass(driver, scheme, port, direct_port, only, label):
-    """{name: (outcome, seconds)} of one driver's scenarios against one port."""
+    """{name: (outcome, seconds)} of one driver's scenarios against one port, and what is wrong with
+    how the pass itself ended, or None."""
     argv = DRIVERS[driver] + [
         "--uri", f"{scheme}://{HOST}:{port}", "--direct", f"bolt://{HOST}:{direct_port}",
         "--only", only or ONLY.get(driver, "")]
@@ -47,14 +49,20 @@ def run_pass(driver, scheme, port, direct_port, only, label):
                                  stderr=log, text=True, preexec_fn=end_with_parent)
         try:
             output, _ = child.communicate(timeout=PASS_LIMIT_S)
+            problem = child.returncode and f"ended with {child.returncode}"
         except subprocess.TimeoutExpired:
             child.kill()
             output, _ = child.communicate()
-    lines = [json.loads(line) for line in output.split("\n") if line.startswith("{")]
+            problem = f"not done after {PASS_LIMIT_S} s"
+    # What stands behind the last end of a line was cut off.
+    lines = [json.loads(line) for line in output.split("\n")[:-1] if line.startswith("{")]
+    # Not every driver has the scenarios that were named.
     if not lines and not only:
-        print(f"  {driver}: no scenario ran; the end of {log_path} says:")
-        print(open(log_path).read()[-2000:])
-    return {line["name"]: (line["outcome"], line["seconds"]) for line in lines}
+        problem = problem or "no scenario ran"
+    if problem:
+        with open(log_path) as log:
+            print(f"  {driver}: {problem}; the end of {log_path} says:\n{log.read()[-2000:]}")
+    return {line["name"]: (line["outcome"], line["seconds"]) for line in lines}, problem
 
 
 class Table:
@@ -63,9 +71,18 @@ class Table:
     def __init__(self):
         self.passed, self.failures = 0, []
 
+    def take(self, what, came):
+        """The outcomes of a pass; one that did not end in order is a failure by itself."""
+        outcomes, problem = came
+        if problem:
+            self.line(False, what, problem)
+        return outcomes
+
     def compare(self, place, direct, through):
-        for name, (expected, direct_s) in direct.items():
-            came, through_s = through.get(name, ("it did not run", 0))
+        """Whatever ran one way must have run the other way, too."""
+        for name in dict.fromkeys([*direct, *through]):
+            expected, direct_s = direct.get(name, NOT_RUN)
+            came, through_s = through.get(name, NOT_RUN)
             if skipped(expected) and skipped(came):
                 continue
             # A scenario that ends in an error as a whole proves nothing, however equal it is.
@@ -83,15 +100,17 @@ class Table:
             self.failures.append(what)
 
 
-def run_directly(arguments, port, label):
+def run_directly(arguments, table, port, label):
     outcomes = {}
     for scheme in arguments.schemes.split(","):
         for driver in arguments.drivers.split(","):
             started = time.monotonic()
-            outcomes[driver, scheme] = run_pass(
-                driver, scheme, port, port, arguments.only, label)
+            outcomes[driver, scheme] = table.take(f"{driver} {scheme}:// {label}", run_pass(
+                driver, scheme, port, port, arguments.only, label))
             print(f"  direct: {driver} over {scheme}://, {len(outcomes[driver, scheme])} scenarios"
                   f" in {time.monotonic() - started:.0f} s", flush=True)
+    if not any(outcomes.values()):
+        table.line(False, f"no scenario ran, {label}", f"--only {arguments.only}")
     return outcomes
 
 
@@ -100,9 +119,10 @@ def run_through(arguments, table, direct, server, shards):
                   name=f"boltmux-{shards}")
     with proxy:
         for (driver, scheme), expected in direct.items():
-            through = run_pass(driver, scheme, proxy.port, server.port, arguments.only,
-                               f"shards{shards}")
-            table.compare(f"{driver} {scheme}:// shards={shards}", expected, through)
+            place = f"{driver} {scheme}:// shards={shards}"
+            through = table.take(place, run_pass(driver, scheme, proxy.port, server.port,
+                                                 arguments.only, f"shards{shards}"))
+            table.compare(place, expected, through)
         table.line(proxy.running(), f"shards={shards} boltmux is still running")
         table.line("boltmux_relayed_bytes_total" in str(proxy.metrics()),
                    f"shards={shards} boltmux shows its metrics")
@@ -138,9 +158,9 @@ def main():
     table = Table()
     server = Running(arguments.server) if arguments.server else Server("scenarios").start()
     try:
-        direct = run_directly(arguments, server.port, "direct")
+        direct = run_directly(arguments, table, server.port, "direct")
         if arguments.direct_only:
-            again = run_directly(arguments, server.port, "again")
+            again = run_directly(arguments, table, server.port, "again")
             for (driver, scheme), expected in direct.items():
                 table.compare(f"{driver} {scheme}:// direct", expected, again[driver, scheme])
         else:

@@ -7,7 +7,7 @@ use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Poll;
 use std::thread;
@@ -19,6 +19,9 @@ pub const LENT_MAX: u16 = 40;
 #[test]
 fn a_slow_reader_costs_little_and_starves_nobody() {
     const TOTAL: usize = 256 << 20;
+    /// Answers to the other, before which the slow one is not done being slow. A starved one has
+    /// none until all is read.
+    const SERVED_MIN: usize = 300;
     let remote = Remote::start(Options::default());
     let relay = remote.relay(server(|mut stream| {
         let mut order = [0];
@@ -30,10 +33,12 @@ fn a_slow_reader_costs_little_and_starves_nobody() {
     }));
     let mut slow = TcpStream::connect(relay).unwrap();
     slow.write_all(b"g").unwrap();
+    let served = Arc::new(AtomicUsize::new(0));
+    let seen = served.clone();
     let reading = thread::spawn(move || {
-        let (mut total, mut block, started) = (0, vec![0; 1 << 20], Instant::now());
+        let (mut total, mut block) = (0, vec![0; 1 << 20]);
         while total < TOTAL {
-            let is_slow = started.elapsed() < Duration::from_secs(1);
+            let is_slow = seen.load(Ordering::Relaxed) < SERVED_MIN;
             let length = slow.read(if is_slow { &mut block[..8192] } else { &mut block }).unwrap();
             assert!(length > 0);
             total += length;
@@ -49,6 +54,7 @@ fn a_slow_reader_costs_little_and_starves_nobody() {
         other.write_all(b"p").unwrap();
         other.read_exact(&mut answer).unwrap();
         times.push(started.elapsed());
+        served.store(times.len(), Ordering::Relaxed);
         thread::sleep(Duration::from_millis(1));
     }
     reading.join().unwrap();
@@ -60,7 +66,8 @@ fn a_slow_reader_costs_little_and_starves_nobody() {
         times.last().unwrap(),
         times.len()
     );
-    assert!(times[times.len() / 2] < Duration::from_millis(20));
+    assert!(times.len() >= SERVED_MIN, "{} answers beside a slow reader", times.len());
+    assert!(!are_times_judged() || times[times.len() / 2] < Duration::from_millis(20));
     assert!(counters.lent_max.iter().all(|&lent| lent <= LENT_MAX), "{:?}", counters.lent_max);
     assert!(counters.heap_bytes == 0 && counters.sent_bytes[0] >= TOTAL as u64);
 }
@@ -313,7 +320,7 @@ fn a_parked_receive_goes_on_when_buffers_come_back() {
         started.elapsed()
     });
     println!("the parked receive came {waited:?} after the buffers");
-    assert!(waited < Duration::from_millis(500));
+    assert!(!are_times_judged() || waited < Duration::from_millis(500));
 }
 
 /// Four short messages, each in a buffer of its own, that nobody takes; then whether somebody else

@@ -128,6 +128,12 @@ pub fn eventually(what: &str, within: Duration, mut is_so: impl FnMut() -> bool)
     }
 }
 
+/// Whether times are judged, too. They say something about this machine while it does nothing else,
+/// so it is asked for: `BOLTMUX_TIMES=1`. All else is about what happens, and in which order.
+pub fn are_times_judged() -> bool {
+    std::env::var_os("BOLTMUX_TIMES").is_some()
+}
+
 pub fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
