@@ -144,16 +144,9 @@ impl State {
         if !std::mem::replace(&mut socket.is_unread, true) {
             return;
         }
-        let mut unread = socket.received.split_off(first);
-        let length = unread.iter().map(|chunk| chunk.len()).sum();
-        match Chunk::copied(&mut unread.drain(..), length, &self.heap) {
-            Some(chunk) => {
-                socket.received.push_back(chunk);
-                self.counters.rescued += 1;
-                self.counters.copied_bytes += length as u64;
-            }
-            None => self.fail(key),
-        }
+        let unread = socket.received.split_off(first);
+        let Some(chunk) = self.copy_to_heap(unread) else { return self.fail(key) };
+        self.sockets.get(key).expect("it was there").received.push_back(chunk);
     }
 
     /// Arms parked receives again once a quarter of their pool is back: so that each gets a credit,

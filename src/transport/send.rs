@@ -12,6 +12,7 @@ use crate::transport::receive::is_low;
 use crate::transport::ring::{self, Ring, SendFrame, Sending};
 use crate::transport::socket::{Key, Life, Operation, Side, Socket, user_data};
 use crate::transport::state::{State, Timer, millis};
+use std::collections::VecDeque;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -170,18 +171,21 @@ impl State {
     /// fails.
     fn copy_out(&mut self, key: Key) {
         let socket = self.sockets.get(key).expect("it is sending");
-        let mut tail = socket.queue.split_off(socket.in_flight);
-        let length = tail.iter().map(|chunk| chunk.len()).sum();
-        match Chunk::copied(&mut tail.drain(..), length, &self.heap) {
-            Some(chunk) => {
-                socket.queue.push_back(chunk);
-                self.counters.rescued += 1;
-                self.counters.copied_bytes += length as u64;
-            }
-            None => return self.fail(key),
-        }
+        let tail = socket.queue.split_off(socket.in_flight);
+        let Some(chunk) = self.copy_to_heap(tail) else { return self.fail(key) };
+        let socket = self.sockets.get(key).expect("it is sending");
+        socket.queue.push_back(chunk);
         let waker = socket.writer.take(); // there is room for more chunks now
         self.wake(waker);
+    }
+
+    /// One copy of these chunks on the heap, counted; `None` if the budget has no room for it.
+    pub fn copy_to_heap(&mut self, mut chunks: VecDeque<Chunk>) -> Option<Chunk> {
+        let length = chunks.iter().map(|chunk| chunk.len()).sum();
+        let chunk = Chunk::copied(&mut chunks.drain(..), length, &self.heap)?;
+        self.counters.rescued += 1;
+        self.counters.copied_bytes += length as u64;
+        Some(chunk)
     }
 
     /// Ends a connection of which bytes could not be kept: whoever reads or writes it is told. What
