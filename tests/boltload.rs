@@ -179,6 +179,50 @@ fn wrong_arguments_are_told_together_with_status_2() {
 }
 
 #[test]
+fn a_flag_that_it_does_not_have_hides_no_other_mistake() {
+    let output = run(
+        "--nonsense 5 --uri nonsense://127.0.0.1 --rate 1x --shap auto --shape mix:/missing/mix \
+         --pid gone=4294967295 --read=yes --clients 0 --clients 1 --threads",
+    );
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    for part in [
+        "--nonsense",
+        "--shap'",
+        "nonsense://",
+        "\"1x\"",
+        "/missing/mix",
+        "4294967295",
+        "--read",
+        "--clients",
+        "--threads",
+    ] {
+        assert!(errors.contains(part), "{part} is missing in {errors}");
+    }
+    assert!(errors.contains("0 clients"), "the first one counts: {errors}");
+    assert!(errors.lines().all(|line| line.starts_with("boltload: ")), "{errors}");
+    // The wish for help or the version is no mistake.
+    for (words, part) in [("--help", "--shape <SHAPE>"), ("--version", "boltload ")] {
+        let output = run(words);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(part));
+    }
+}
+
+#[test]
+fn unknown_flags_and_wrong_values_are_told_together() {
+    let output = run("--nonsense --uri not-a:uri --rate fast --more=7 --shape zigzag --ca-file x \
+         --password-file /missing/password");
+    let errors = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{errors}");
+    let parts = ["--nonsense", "--more", "\"fast\"", "zigzag", "not-a:uri", "/missing/password"];
+    for part in parts {
+        assert!(errors.contains(part), "{part} is missing in {errors}");
+    }
+    assert_eq!(errors.lines().count(), parts.len(), "{errors}");
+}
+
+#[test]
 fn a_signal_ends_it_with_what_was_measured() {
     let server = Server::start(Options::default()).unwrap();
     let words = format!("--uri {} --rate 50 --seconds 600", server.address());

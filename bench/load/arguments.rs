@@ -1,14 +1,16 @@
 //! `boltload`'s command line, and the plan that it means.
 
 use boltmux::config::values;
+use boltmux::config::words::{self, Understood};
 use boltmux::load::mix::{self, MixQuery};
-use boltmux::load::{Plan, Process, Shape, Target};
+use boltmux::load::{self, Plan, Process, Shape, Target};
 use boltmux::transport::tls::certificate::believed;
 use boltmux::transport::tls::client::{Trust, Uplink, system_authorities};
 use boltmux::transport::tls::server::provider;
 use boltmux::wire::Version;
-use clap::Parser;
-use std::net::{SocketAddr, ToSocketAddrs};
+use clap::{CommandFactory, FromArgMatches, Parser};
+use std::ffi::OsString;
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -145,6 +147,41 @@ pub struct Arguments {
     pub allow_errors: bool,
 }
 
+/// What a command line asks for.
+pub enum Wish {
+    Measure(Box<Arguments>, Box<Plan>),
+    /// This text: the help, or the version.
+    Say(String),
+}
+
+/// Reads the words behind the program's name.
+///
+/// # Errors
+/// Every mistake there is, in the words and in what they mean, one line each.
+pub fn read(words: impl Iterator<Item = OsString>) -> Result<Wish, Vec<String>> {
+    let mut mistakes = Vec::new();
+    let mut grammar = Arguments::command().no_binary_name(true);
+    let version = grammar.render_version();
+    let understood =
+        words::understand(&mut grammar, words.collect(), &mut |text| mistakes.push(text));
+    let matches = match understood {
+        Understood::Matches(matches) => matches,
+        Understood::Help(text) if mistakes.is_empty() => return Ok(Wish::Say(text)),
+        Understood::Version if mistakes.is_empty() => return Ok(Wish::Say(version)),
+        _ => return Err(mistakes),
+    };
+    // Defaults are missing where a word could not even be left out, which is told already.
+    let Ok(arguments) = Arguments::from_arg_matches(&matches) else { return Err(mistakes) };
+    match arguments.to_plan() {
+        Ok(plan) if mistakes.is_empty() => Ok(Wish::Measure(Box::new(arguments), Box::new(plan))),
+        Ok(_) => Err(mistakes),
+        Err(more) => {
+            mistakes.extend(more);
+            Err(mistakes)
+        }
+    }
+}
+
 /// Collects mistakes, so that all are told at once.
 #[derive(Default)]
 struct Mistakes(Vec<String>);
@@ -167,7 +204,7 @@ impl Mistakes {
 
 impl Arguments {
     /// The plan, or everything that is wrong.
-    pub fn to_plan(&self) -> Result<Plan, Vec<String>> {
+    fn to_plan(&self) -> Result<Plan, Vec<String>> {
         let mut mistakes = Mistakes::default();
         let targets = self.targets(&mut mistakes);
         let are_targets_wrong = !mistakes.0.is_empty() && targets.is_empty();
@@ -232,14 +269,19 @@ impl Arguments {
         let password = mistakes.take(self.password()).unwrap_or_default();
         let version = self.bolt.as_deref().and_then(|text| mistakes.take(parse_version(text)));
         let named = self.uri.iter().map(|uri| Ok(("target".to_owned(), uri.clone())));
-        let named = named.chain(self.target.iter().map(|text| split_pair("--target", text)));
+        let named = named.chain(self.target.iter().map(|text| split_pair("--target", text, "URI")));
         let mut targets = Vec::new();
         for target in named {
             let resolved = target.and_then(|(name, uri)| {
+                if uri.contains('@') {
+                    // With a password in it, maybe, so it is not shown.
+                    return Err(format!("target {name}: a URI takes no user; give --user"));
+                }
+                let address = resolve(&uri)?;
                 let tls = encryption(&uri, self.ca_file.as_deref())?;
                 let is_websocket =
                     uri.split_once("://").is_some_and(|(it, _)| it.starts_with("ws"));
-                Ok((name, resolve(&uri)?, tls, is_websocket))
+                Ok((name, address, tls, is_websocket))
             });
             if let Some((name, address, tls, is_websocket)) = mistakes.take(resolved) {
                 let user = if self.no_auth { String::new() } else { self.user.clone() };
@@ -326,12 +368,12 @@ fn read_mix(path: &str) -> Result<Vec<MixQuery>, Vec<String>> {
     })
 }
 
-fn split_pair(option: &str, text: &str) -> Result<(String, String), String> {
+fn split_pair(option: &str, text: &str, value: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() && !value.is_empty() => {
             Ok((name.to_owned(), value.to_owned()))
         }
-        _ => Err(format!("{option} {text:?}: expected NAME=VALUE")),
+        _ => Err(format!("{option} {text:?}: expected NAME={value}")),
     }
 }
 
@@ -344,8 +386,9 @@ fn parse_rate(text: &str) -> Result<f64, String> {
 }
 
 fn parse_process(text: &str) -> Result<Process, String> {
-    let (target, pid) = split_pair("--pid", text)?;
+    let (target, pid) = split_pair("--pid", text, "PID")?;
     let pid = pid.parse().map_err(|_| format!("--pid {text:?}: expected a process number"))?;
+    load::cpu_time_used(pid).map_err(|error| format!("--pid {text}: {error}"))?;
     Ok(Process { target, pid })
 }
 
@@ -413,15 +456,31 @@ fn resolve(uri: &str) -> Result<SocketAddr, String> {
     };
     // A routing context means nothing where nothing is routed.
     let authority = authority.split_once('?').map_or(authority, |(authority, _)| authority);
-    let authority = authority.trim_end_matches('/');
-    let has_port = authority.rsplit_once(':').is_some_and(|(host, port)| {
-        port.parse::<u16>().is_ok() && (!host.contains(':') || host.ends_with(']'))
-    });
-    let with_port = if has_port { authority.to_owned() } else { format!("{authority}:{PORT}") };
+    let (host, port) = split_port(authority.trim_end_matches('/'))
+        .ok_or_else(|| format!("{uri:?}: expected bolt://HOST:PORT"))?;
     #[expect(clippy::disallowed_methods, reason = "names are resolved once, before the run")]
-    let addresses = with_port.to_socket_addrs();
+    let addresses = (host, port).to_socket_addrs();
     let mut addresses = addresses.map_err(|error| format!("{uri}: {error}"))?;
     addresses.next().ok_or_else(|| format!("{uri}: the name has no address"))
+}
+
+/// The host, without the brackets of an IPv6 address, and its port; `None` if it is neither.
+fn split_port(authority: &str) -> Option<(&str, u16)> {
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(rest) => {
+            let (host, behind) = rest.split_once(']')?;
+            host.parse::<Ipv6Addr>().ok()?;
+            (host, if behind.is_empty() { None } else { Some(behind.strip_prefix(':')?) })
+        }
+        None if authority.parse::<Ipv6Addr>().is_ok() => (authority, None),
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    let is_host = |letter: char| letter.is_alphanumeric() || "-._:".contains(letter);
+    let port = port.map_or(Some(PORT), |port| port.parse().ok())?;
+    (!host.is_empty() && host.chars().all(is_host)).then_some((host, port))
 }
 
 #[cfg(test)]
@@ -435,12 +494,13 @@ mod tests {
 
     #[test]
     fn a_whole_command_line_becomes_a_plan() {
-        let plan = plan(
+        let plan = plan(&format!(
             "--target direct=bolt://127.0.0.1:7001 --target mux=[::1]:7002 --pass secret-for-test \
              --shape tx --pipeline-begin --rounds 4 --seconds 4 --clients 8 --threads 2 --cpus 0 \
-             --pid mux=42 --bolt 5.4 --fetch-size -1 --read --database movies \
+             --pid mux={} --bolt 5.4 --fetch-size -1 --read --database movies \
              --ramp 10s --rate 2.5e3",
-        )
+            std::process::id()
+        ))
         .unwrap();
         let names: Vec<_> = plan.targets.iter().map(|target| target.name.as_str()).collect();
         assert_eq!(names, ["direct", "mux"]);
@@ -450,7 +510,7 @@ mod tests {
         assert_eq!(plan.targets[0].version, Some(Version::new(5, 4)));
         assert_eq!(plan.shape, Shape::Tx { pipelined_begin: true });
         assert_eq!(plan.slot, Duration::from_millis(500));
-        assert_eq!(plan.processes, [Process { target: "mux".into(), pid: 42 }]);
+        assert_eq!(plan.processes, [Process { target: "mux".into(), pid: std::process::id() }]);
         assert_eq!((plan.fetch_size, plan.is_read, plan.cpus), (-1, true, vec![0]));
         assert_eq!(plan.database.as_deref(), Some("movies"));
         assert_eq!((plan.rate, plan.ramp), (Some(2500.0), Duration::from_secs(10)));
@@ -466,12 +526,12 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let mistakes = plan(
-            "--target nonsense --uri http://h --pass x --shape rows:x --pid a --bolt 9.9 \
+            "--target nonsense --uri http://h --pass x --shape rows:x --pid a --pid b=4294967295 --bolt 9.9 \
              --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1 \
              --rate -5 --ramp 5 --think soon --requests few --json /no/x --plot /",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
-        let parts = "nonsense;http;rows:x;--pid;9.9;--seconds;--cpus;--clients;--rounds;/no/x;/: ;\
+        let parts = "nonsense;http;rows:x;--pid \"a\";--pid b=4294967295;9.9;--seconds;--cpus;--clients;--rounds;/no/x;/: ;\
                      a rate of -5;--ramp;--think;--requests";
         for part in parts.split(';') {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
@@ -490,12 +550,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_uri_is_told_without_asking_for_its_address() {
+        for uri in
+            ["bolt://", "a b", ":::", "h:99999", "h:x", "bolt://[::1", "[h]:1", "[::1]1", "a/b"]
+        {
+            let mistake = resolve(uri).unwrap_err();
+            assert_eq!(mistake, format!("{uri:?}: expected bolt://HOST:PORT"));
+        }
+        let mistakes = plan("--pass x --target a=bolt://me:hidden@127.0.0.1").unwrap_err();
+        assert!(mistakes[0].contains("target a") && mistakes.len() == 1, "{mistakes:?}");
+        assert!(!mistakes[0].contains("hidden"));
+    }
+
+    #[test]
     fn the_port_is_optional() {
         assert_eq!(resolve("bolt://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("127.0.0.1:9/"), Ok(([127, 0, 0, 1], 9).into()));
         assert_eq!(resolve("wss://127.0.0.1"), Ok(([127, 0, 0, 1], PORT).into()));
         assert_eq!(resolve("bolt+ssc://127.0.0.1:1"), Ok(([127, 0, 0, 1], 1).into()));
         assert_eq!(resolve("bolt://[::1]"), Ok("[::1]:7687".parse().unwrap()));
+        assert_eq!(resolve("::1"), Ok("[::1]:7687".parse().unwrap()));
         assert_eq!(resolve("neo4j://127.0.0.1:8/?policy=x"), Ok(([127, 0, 0, 1], 8).into()));
     }
 }

@@ -2,10 +2,9 @@
 
 mod arguments;
 
-use arguments::Arguments;
+use arguments::{Arguments, Wish};
 use boltmux::config::output::{print, tell};
 use boltmux::load::{self, Plan, Progress, Report};
-use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
@@ -14,9 +13,9 @@ use std::sync::Arc;
 const WRONG_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let plan = match arguments.to_plan() {
-        Ok(plan) => plan,
+    let (arguments, plan) = match arguments::read(std::env::args_os().skip(1)) {
+        Ok(Wish::Measure(arguments, plan)) => (arguments, plan),
+        Ok(Wish::Say(text)) => return say(&text),
         Err(mistakes) => {
             mistakes.iter().for_each(|mistake| tell(&format!("boltload: {mistake}")));
             return ExitCode::from(WRONG_USAGE);
@@ -50,12 +49,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
-    let mut is_written = true;
-    if let Err(error) = print(&report.to_table()) {
-        tell(&format!("boltload: cannot write to standard output: {error}"));
-        is_written = false;
+fn say(text: &str) -> ExitCode {
+    match print(text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("boltload: cannot write to standard output: {error}"));
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn finish(arguments: &Arguments, report: &Report) -> ExitCode {
+    let mut is_written = say(&report.to_table()) == ExitCode::SUCCESS;
     let json = || format!("{:#}\n", report.to_json());
     let outputs: [(_, &dyn Fn() -> String); 3] = [
         (&arguments.json, &json),

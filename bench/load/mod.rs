@@ -33,6 +33,7 @@ mod tests;
 mod worker;
 
 pub use conductor::{Progress, run};
+pub use cpu::time_used as cpu_time_used;
 pub use plan::{Plan, Process, Shape, Target};
 pub use report::{Latency, Ratios, Report, Round, TargetReport};
 pub use rounds::Spread;

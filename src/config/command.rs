@@ -4,7 +4,6 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::builder::ValueParser;
-use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
 use zeroize::Zeroizing;
 
@@ -15,6 +14,7 @@ use crate::config::problem::{Place, Problems};
 use crate::config::settings::Settings;
 use crate::config::sources::{Assignment, Environment, Files, LEGACY, from_environment};
 use crate::config::suggest;
+use crate::config::words::{self, Understood};
 
 /// What the program was asked to do.
 #[derive(Clone, Debug)]
@@ -73,10 +73,16 @@ pub fn parse_and(
     look: &dyn Fn(&Settings) -> Problems,
 ) -> Result<Command, Problems> {
     let mut problems = Problems::default();
-    let matches = match understand(arguments, &mut problems) {
+    let mut grammar = grammar();
+    grammar.build();
+    let arguments = with_double_dashes(arguments, &grammar);
+    let mut tell = |text| problems.add(Place::Flag("command line".into()), text);
+    let understood = words::understand(&mut grammar, arguments, &mut tell);
+    let matches = match understood {
         Understood::Matches(matches) => matches,
-        Understood::Told(command) if problems.is_empty() => return Ok(command),
-        Understood::Told(_) | Understood::Nothing => return Err(problems),
+        Understood::Help(text) if problems.is_empty() => return Ok(Command::Help(text)),
+        Understood::Version if problems.is_empty() => return Ok(Command::Version),
+        _ => return Err(problems),
     };
     let root = &matches;
     let mut settings = |levels: &[&ArgMatches]| {
@@ -206,85 +212,6 @@ fn with_double_dashes(
         if dashes == 1 { format!("-{text}").into() } else { argument }
     });
     doubled.collect()
-}
-
-enum Understood {
-    Matches(ArgMatches),
-    /// What asks for nothing further.
-    Told(Command),
-    Nothing,
-}
-
-/// clap stops at its first mistake: what it does not know is noted and left out, until the rest is
-/// understood.
-fn understand(arguments: impl Iterator<Item = OsString>, problems: &mut Problems) -> Understood {
-    let mut grammar = grammar();
-    grammar.build();
-    let mut arguments = with_double_dashes(arguments, &grammar);
-    // Ends: each turn but the last leaves out an argument.
-    loop {
-        let error = match grammar.try_get_matches_from_mut(&arguments) {
-            Ok(matches) => return Understood::Matches(matches),
-            Err(error) => error,
-        };
-        match error.kind() {
-            ErrorKind::DisplayHelp => return Understood::Told(Command::Help(error.to_string())),
-            ErrorKind::DisplayVersion => return Understood::Told(Command::Version),
-            _ => problems.add(Place::Flag("command line".into()), usage_text(&error)),
-        }
-        if !leave_out(&mut arguments, &error, &grammar) {
-            // What comes before the mistake is understood all the same.
-            let rest = grammar.clone().ignore_errors(true).try_get_matches_from(&arguments);
-            return rest.map_or(Understood::Nothing, Understood::Matches);
-        }
-    }
-}
-
-/// Takes out what is not known, with what looks like its value; false if that is not the mistake.
-fn leave_out(arguments: &mut Vec<OsString>, error: &clap::Error, grammar: &clap::Command) -> bool {
-    let kind = match error.kind() {
-        ErrorKind::UnknownArgument => ContextKind::InvalidArg,
-        ErrorKind::InvalidSubcommand => ContextKind::InvalidSubcommand,
-        _ => return false,
-    };
-    let Some(ContextValue::String(unknown)) = error.get(kind) else { return false };
-    let is_it = |text: &str| match text.strip_prefix(unknown.as_str()) {
-        // Short flags come several in one word.
-        Some(rest) if unknown.starts_with('-') => {
-            rest.is_empty() || rest.starts_with('=') || !unknown.starts_with("--")
-        }
-        Some(rest) => rest.is_empty(),
-        None => false,
-    };
-    let is_that = |argument: &OsString| argument.to_str().is_some_and(is_it);
-    let Some(place) = arguments.iter().position(is_that) else { return false };
-    let left_out = arguments.remove(place);
-    let may_have_value =
-        left_out.to_str().is_some_and(|it| it.starts_with('-') && !it.contains('='));
-    let is_value = |next: &OsString| {
-        next.to_str()
-            .is_some_and(|next| !next.starts_with('-') && grammar.find_subcommand(next).is_none())
-    };
-    if may_have_value && arguments.get(place).is_some_and(is_value) {
-        arguments.remove(place);
-    }
-    true
-}
-
-fn usage_text(error: &clap::Error) -> String {
-    let full = error.to_string();
-    let first = full.lines().next().unwrap_or("not understood");
-    let mut text = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-    for kind in [ContextKind::SuggestedArg, ContextKind::SuggestedSubcommand] {
-        match error.get(kind) {
-            Some(ContextValue::String(near)) => text.push_str(&format!(", did you mean {near}?")),
-            Some(ContextValue::Strings(near)) => {
-                text.push_str(&format!(", did you mean {}?", near.join(" or ")));
-            }
-            _ => {}
-        }
-    }
-    format!("{text}; see boltmux --help")
 }
 
 fn settings_of(

@@ -1,9 +1,9 @@
 //! Strings to typed settings, once, at start.
 //!
 //! Owns: the settings and their defaults (`settings`), the table of all keys (`keys`), how single
-//! values are written (`values`), where they come from (`command`, `sources`, `file`), and what
-//! must hold between them (`cross`). Does not own: what a setting means to a layer, the files and
-//! the environment themselves (they come through the traits in `sources`), or any global.
+//! values are written (`values`), where they come from (`command`, `words`, `sources`, `file`), and
+//! what must hold between them (`cross`). Does not own: what a setting means to a layer, the files
+//! and the environment themselves (they come through the traits in `sources`), or any global.
 //!
 //! Invariants: a `Settings` out of `command::parse` has passed every check. All mistakes are
 //! reported together (`problem`), each with its place. No secret is ever printed.
@@ -20,6 +20,7 @@ pub mod problem;
 pub mod settings;
 pub mod sources;
 pub mod values;
+pub mod words;
 
 pub use command::{Command, Demo, parse, parse_and};
 pub use keys::keys_markdown;
