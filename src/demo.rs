@@ -454,6 +454,7 @@ mod tests {
             seconds: 1.0,
             tally: tally.clone(),
             cpu: None,
+            requests_with_cpu: 0,
             rounds: Vec::new(),
             ratios: None,
         };

@@ -280,9 +280,10 @@ impl Client {
     }
 
     fn count_lost(&self, lost: Lost) {
-        if !self.worker.is_cut() {
-            self.worker.tally(self.target).error(lost);
-        }
+        let mut tally = self.worker.tally(self.target);
+        // Who ends the run early did not wait for the answer, but wants to know of a server that
+        // gives none.
+        if self.worker.is_cut() { tally.unanswered += 1 } else { tally.error(lost) }
     }
 
     async fn log_in(&mut self) -> Result<Link, Lost> {

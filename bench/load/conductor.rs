@@ -148,6 +148,7 @@ impl<'a> Conductor<'a> {
                 let order = Order::Connect { target };
                 let before = self.connect(order, target, round, &measurements, progress)?;
                 if self.is_stopped() {
+                    early[target].tally.add(&before);
                     break 'run;
                 }
                 let requests =
@@ -183,8 +184,8 @@ impl<'a> Conductor<'a> {
             let (ramp, time) = (Duration::ZERO, self.plan.warm_up);
             let run = Run { target, round: 0, ramp, time, requests: None };
             let warm = self.measure_one(run, &[], progress)?;
-            let (errors, mismatches) = (warm.tally.errors, warm.tally.mismatches);
-            tally.add(&Tally { errors, mismatches, ..Tally::default() });
+            let Tally { errors, mismatches, unanswered, .. } = warm.tally;
+            tally.add(&Tally { errors, mismatches, unanswered, ..Tally::default() });
         }
         Ok(Early { tally, is_lame: false })
     }

@@ -122,8 +122,10 @@ pub struct TargetReport {
     pub seconds: f64,
     /// All rounds together.
     pub tally: Tally,
-    /// CPU time of its processes over all rounds.
+    /// CPU time of its processes over the rounds that have it: a process may end before the run.
     pub cpu: Option<Duration>,
+    /// Of those rounds.
+    pub requests_with_cpu: u64,
     /// By round; `None` where the run was stopped before.
     pub rounds: Vec<Option<Round>>,
     /// `None` for the first target.
@@ -140,7 +142,7 @@ impl TargetReport {
     }
 
     pub fn cpu_us_per_request(&self) -> Option<f64> {
-        cpu_us_per_request(self.cpu, self.tally.requests)
+        cpu_us_per_request(self.cpu, self.requests_with_cpu)
     }
 
     fn add(&mut self, measurement: &Measurement) {
@@ -148,6 +150,7 @@ impl TargetReport {
         self.tally.add(&measurement.tally);
         if let Some(cpu) = measurement.cpu {
             self.cpu = Some(self.cpu.unwrap_or_default() + cpu);
+            self.requests_with_cpu += measurement.tally.requests;
         }
         self.rounds[measurement.round] = Some(Round::of(measurement));
     }
@@ -255,6 +258,13 @@ impl Report {
                     target.name, target.tally.unasked
                 );
             }
+            if target.tally.unanswered > 0 {
+                let _ = writeln!(
+                    text,
+                    "{}: {} x no answer yet when the run was stopped",
+                    target.name, target.tally.unanswered
+                );
+            }
             for (kind, count) in target.errors() {
                 let _ = writeln!(text, "{}: {count} x {kind}", target.name);
             }
@@ -297,6 +307,7 @@ fn empty((target, version): (&Target, &Option<Version>)) -> TargetReport {
         seconds: 0.0,
         tally: Tally::default(),
         cpu: None,
+        requests_with_cpu: 0,
         rounds: Vec::new(),
         ratios: None,
     }
@@ -389,6 +400,7 @@ fn target_json(target: &TargetReport) -> Value {
         "errors": tally.errors,
         "mismatches": tally.mismatches,
         "unasked": tally.unasked,
+        "unanswered": tally.unanswered,
         "was_measured": !target.is_lame,
         "cpu_us_per_request": target.cpu_us_per_request(),
         "ratio_to_first": target.ratios.as_ref().map(|ratios| json!({
@@ -399,4 +411,38 @@ fn target_json(target: &TargetReport) -> Value {
         })),
         "rounds": target.rounds.iter().map(round).collect::<Vec<_>>(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cpu_time_is_of_the_rounds_that_have_it() {
+        let target = Target {
+            name: "a".into(),
+            address: ([127, 0, 0, 1], 1).into(),
+            user: String::new(),
+            password: String::new(),
+            version: None,
+            tls: None,
+            is_websocket: false,
+        };
+        let plan = Plan { targets: vec![target], rounds: 2, ..Plan::default() };
+        let round = |round: usize, cpu: Option<Duration>| Measurement {
+            round,
+            target: 0,
+            time: Duration::from_secs(1),
+            tally: Tally { requests: 100, ..Tally::default() },
+            cpu,
+            generator_cpu: None,
+            is_whole: true,
+        };
+        // The process has ended within the second round.
+        let measured = vec![round(0, Some(Duration::from_millis(5))), round(1, None)];
+        let early = vec![Early { tally: Tally::default(), is_lame: false }];
+        let report = Report::new(&plan, measured, early, &[None]);
+        assert_eq!(report.targets[0].cpu_us_per_request(), Some(50.0));
+        assert_eq!(report.targets[0].requests(), 200);
+    }
 }

@@ -30,6 +30,9 @@ pub struct Tally {
     pub mismatches: u64,
     /// Starts of the open loop that were due, and for which no client was free before the end.
     pub unasked: u64,
+    /// Requests and logins that were under way when the run was ended early, and had no answer a
+    /// moment later.
+    pub unanswered: u64,
 }
 
 impl Default for Tally {
@@ -41,6 +44,7 @@ impl Default for Tally {
             errors: BTreeMap::new(),
             mismatches: 0,
             unasked: 0,
+            unanswered: 0,
         }
     }
 }
@@ -67,6 +71,7 @@ impl Tally {
         self.records += other.records;
         self.mismatches += other.mismatches;
         self.unasked += other.unasked;
+        self.unanswered += other.unanswered;
         self.latency.add(&other.latency).expect("all histograms have the same bounds");
         for (kind, count) in &other.errors {
             *self.errors.entry(kind.clone()).or_default() += count;
@@ -94,14 +99,14 @@ mod tests {
         one.error("closed");
         two.answered(Some(Duration::from_secs(7_200)), 5, false);
         two.answered(None, 7, false);
-        two.unasked = 2;
+        (two.unasked, two.unanswered) = (2, 4);
         two.error("closed");
         two.error(String::from("Neo.X"));
         two.mismatches = 3;
         one.add(&two);
         assert_eq!((one.requests, one.records, one.mismatches, one.errors_total()), (1, 1, 3, 3));
         assert_eq!(one.errors["closed"], 2);
-        assert_eq!((one.latency.len(), one.unasked), (2, 2));
+        assert_eq!((one.latency.len(), one.unasked, one.unanswered), (2, 2, 4));
         assert!((one.quantile_ms(0.5) - 2.0).abs() < 0.01);
         assert!((one.max_ms() / 3_600_000.0 - 1.0).abs() < 0.01);
     }

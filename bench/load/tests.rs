@@ -340,8 +340,12 @@ fn a_wish_to_stop_does_not_wait_for_slow_answers_nor_counts_them() {
         }
     });
     let report = report.unwrap();
-    assert!(report.was_stopped && report.targets[0].errors().is_empty(), "{}", report.to_table());
+    let table = report.to_table();
+    assert!(report.was_stopped && report.targets[0].errors().is_empty(), "{table}");
     assert!(report.targets[0].seconds < 30.0);
+    // But they are told: a server that hangs is not to pass for one that answers.
+    assert!(table.contains("target-0: 5 x no answer yet"), "{table}");
+    assert_eq!(report.to_json()["targets"][0]["unanswered"], 5);
     server.stop();
 }
 
@@ -357,6 +361,28 @@ fn a_silent_server_is_counted_and_a_wish_to_stop_ends_the_wait_for_it() {
     let stop = plan.stop.clone();
     let report = run(&plan, &mut |_| stop.store(true, Ordering::Relaxed)).unwrap();
     assert!(report.targets[0].errors().is_empty() && !report.is_clean());
+    assert_eq!(report.targets[0].tally.unanswered, 1);
+}
+
+#[test]
+fn what_was_lost_while_another_was_measured_is_told_when_the_run_is_ended() {
+    let server = Server::start(Options::default()).unwrap();
+    let plan = plan(&[server.address(), serve(Fault::Nothing)]);
+    let (stop, mut is_up) = (plan.stop.clone(), true);
+    let report = run(&plan, &mut |progress| {
+        let is_seconds_turn = progress.target == "target-1" && !progress.is_connecting;
+        if is_seconds_turn && std::mem::take(&mut is_up) {
+            server.stop();
+        }
+        // The order of the targets turns around.
+        if progress.round == 1 && progress.target == "target-0" {
+            stop.store(true, Ordering::Relaxed);
+        }
+    });
+    let report = report.unwrap();
+    let errors = report.targets[0].errors();
+    assert_eq!(errors.get("lost: closed while idle"), Some(&5), "{}", report.to_table());
+    assert!(report.was_stopped && !report.is_clean());
 }
 
 #[test]
