@@ -79,6 +79,14 @@ impl Starts {
         self.given_back += u64::from(start < self.stop_at);
     }
 
+    /// When so many starts of all threads have had their time: the last one's ends where the next
+    /// would be due, however soon it is answered.
+    pub fn whole_of(&self, count: u64) -> Duration {
+        let seconds = self.schedule.map_or(0.0, |schedule| count as f64 / schedule.per_second);
+        let time = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        self.counted_from.saturating_add(time)
+    }
+
     /// What was due in the round and no client was free for; the latencies do not show it.
     pub fn unasked(&self) -> u64 {
         let Some(schedule) = self.schedule.filter(|_| self.left.is_none()) else { return 0 };
@@ -169,6 +177,16 @@ mod tests {
         assert_eq!(starts.take(6 * SECOND), Some(6 * SECOND));
         assert_eq!((starts.take(6 * SECOND), starts.left), (None, Some(0)));
         assert_eq!(starts.unasked(), 0);
+    }
+
+    #[test]
+    fn a_count_at_a_rate_has_the_time_of_all_its_starts() {
+        let [open, closed] = [Some(schedule(Duration::ZERO, 0, 1)), None];
+        assert_eq!(starts(open, Some(500)).whole_of(500), 6 * SECOND + SECOND / 2);
+        assert_eq!(starts(closed, Some(500)).whole_of(500), 6 * SECOND);
+        assert_eq!(starts(open, Some(u64::MAX)).whole_of(0), 6 * SECOND);
+        let slow = Schedule { per_second: 1e-300, ..schedule(Duration::ZERO, 0, 1) };
+        assert_eq!(starts(Some(slow), Some(1)).whole_of(1), Duration::MAX);
     }
 
     #[test]

@@ -216,6 +216,17 @@ fn a_count_of_requests_ends_the_run_and_clients_think() {
 }
 
 #[test]
+fn a_count_in_the_open_loop_does_not_make_its_rate_higher() {
+    let mut plan = plan(&[serve(Fault::Nothing)]);
+    (plan.requests, plan.rate, plan.slot) = (Some(8), Some(80.0), Duration::from_secs(60));
+    let report = run_quietly(&plan);
+    assert!(report.is_clean() && !report.was_stopped, "{}", report.to_table());
+    // Four starts a round, three distances between them: the fourth distance counts, too.
+    let target = &report.targets[0];
+    assert!(target.requests() == 8 && target.seconds >= 0.1, "{}", target.seconds);
+}
+
+#[test]
 fn rows_come_in_pages_and_are_counted() {
     let server = Server::start(Options::default()).unwrap();
     let mut plan = plan(&[server.address()]);

@@ -261,7 +261,10 @@ impl Worker {
         };
         let starts = self.starts.borrow();
         tally.unasked = starts.unasked();
-        let end = if requests.is_some() { self.driver.now() } else { starts.stop_at };
+        let end = match requests {
+            Some(requests) => self.driver.now().max(starts.whole_of(requests)),
+            None => starts.stop_at,
+        };
         let time = end.min(starts.stop_at).saturating_sub(starts.counted_from);
         let is_whole = starts.left.map_or(!was_cut, |left| left == 0);
         Reply::Measured { tally: Box::new(tally), time, is_whole }
