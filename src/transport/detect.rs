@@ -47,16 +47,6 @@ pub fn detect(bytes: &[u8]) -> Detected {
     }
 }
 
-/// The same for bytes that came in pieces.
-pub fn detect_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Detected {
-    let (mut prefix, mut length) = ([0; PREFIX_BYTES], 0);
-    for (place, byte) in prefix.iter_mut().zip(pieces.into_iter().flatten()) {
-        *place = *byte;
-        length += 1;
-    }
-    detect(&prefix[..length])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,11 +76,7 @@ mod tests {
             for cut in 0..=bytes.len() {
                 let whole = if cut < PREFIX_BYTES { Detected::NeedMore } else { expected };
                 assert_eq!(detect(&bytes[..cut]), whole, "{bytes:02x?} up to {cut}");
-                let (front, back) = bytes.split_at(cut);
-                assert_eq!(detect_pieces([front, back]), expected, "{bytes:02x?} at {cut}");
             }
-            assert_eq!(detect_pieces(bytes.chunks(1)), expected, "{bytes:02x?}");
         }
-        assert_eq!(detect_pieces([]), Detected::NeedMore);
     }
 }

@@ -130,16 +130,6 @@ impl Version {
         self >= V5_8
     }
 
-    /// Vectors may travel.
-    pub fn has_vector(self) -> bool {
-        self >= V6_0
-    }
-
-    /// PackStream 2: UUIDs may travel.
-    pub fn has_uuid(self) -> bool {
-        self >= V6_1
-    }
-
     /// As proposed or answered in the handshake, with no range: `00 00 minor major`.
     pub fn to_bytes(self) -> [u8; 4] {
         [0, 0, self.minor, self.major]
