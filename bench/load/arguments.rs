@@ -526,13 +526,13 @@ mod tests {
     #[test]
     fn all_mistakes_are_told_at_once() {
         let mistakes = plan(
-            "--target nonsense --uri http://h --pass x --shape rows:x --pid a --pid b=4294967295 --bolt 9.9 \
-             --seconds 0 --cpus 3-x --request-timeout 0 --clients many --rounds -1 \
-             --rate -5 --ramp 5 --think soon --requests few --json /no/x --plot /",
+            "--target nonsense --uri http://h --pass x --shape rows:x --pid a --bolt 9.9 \
+             --pid b=4294967295 --seconds 0 --cpus 3-x --request-timeout 0 --clients many \
+             --rounds -1 --rate -5 --ramp 5 --think soon --requests few --json /no/x --plot /",
         );
         let mistakes = mistakes.unwrap_err().join("\n");
-        let parts = "nonsense;http;rows:x;--pid \"a\";--pid b=4294967295;9.9;--seconds;--cpus;--clients;--rounds;/no/x;/: ;\
-                     a rate of -5;--ramp;--think;--requests";
+        let parts = "nonsense;http;rows:x;--pid \"a\";--pid b=4294967295;9.9;--seconds;--cpus;\
+                     --clients;--rounds;/no/x;/: ;a rate of -5;--ramp;--think;--requests";
         for part in parts.split(';') {
             assert!(mistakes.contains(part), "{part} is missing in {mistakes}");
         }
