@@ -189,7 +189,7 @@ mod tests {
     use crate::transport::buffer::{Chunk, Pool};
     use crate::transport::listener;
     use crate::transport::options::{Options, Planted};
-    use crate::transport::ring::{Receive, Ring};
+    use crate::transport::ring::{Receive, Ring, bounded};
     use crate::transport::socket::{Life, Side, Socket};
     use bytes::Bytes;
     use std::io::Write;
@@ -219,26 +219,28 @@ mod tests {
     /// Else the shard would spin without a tick, or sleep on entries that nobody submits.
     #[test]
     fn a_shard_whose_entries_are_refused_visits_and_stays_awake() {
-        let (ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
-        let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
-        let options = Options::default();
-        let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
-        state.ring.starve(0);
-        state.wake_up();
-        state.wheel.insert(millis(ring::monotonic()), Timer::Wake(Waker::noop().clone()));
-        let mut queued = Vec::new();
-        for _ in 0..20 {
-            assert!(state.turn(), "glommio is due");
-            assert!(!state.end_of_tick(), "not the time to sleep");
-            state.begin_visit();
-            queued.push(state.ring.queued());
-        }
-        assert_eq!((state.wheel.len(), &queued[..]), (0, &[1; 20][..]), "the tick waits");
-        assert!(!state.fall_asleep());
-        state.ring.starve(u32::MAX);
-        state.seen.traffic = false;
-        state.enter(false);
-        assert!(state.ring.queued() == 0 && !state.seen.traffic, "no longer short");
+        bounded(|| {
+            let (ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+            let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
+            let options = Options::default();
+            let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+            state.ring.starve(0);
+            state.wake_up();
+            state.wheel.insert(millis(ring::monotonic()), Timer::Wake(Waker::noop().clone()));
+            let mut queued = Vec::new();
+            for _ in 0..20 {
+                assert!(state.turn(), "glommio is due");
+                assert!(!state.end_of_tick(), "not the time to sleep");
+                state.begin_visit();
+                queued.push(state.ring.queued());
+            }
+            assert_eq!((state.wheel.len(), &queued[..]), (0, &[1; 20][..]), "the tick waits");
+            assert!(!state.fall_asleep());
+            state.ring.starve(u32::MAX);
+            state.seen.traffic = false;
+            state.enter(false);
+            assert!(state.ring.queued() == 0 && !state.seen.traffic, "no longer short");
+        });
     }
 
     #[test]

@@ -110,6 +110,19 @@ impl Door {
     }
 }
 
+/// Runs a test that would not end if it failed.
+#[cfg(test)]
+pub fn bounded(work: impl FnOnce() + Send + 'static) {
+    let (done, end) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        work();
+        let _ = done.send(());
+    });
+    let waited = end.recv_timeout(Duration::from_secs(30));
+    assert_ne!(waited, Err(std::sync::mpsc::RecvTimeoutError::Timeout), "no end in sight");
+    thread.join().unwrap();
+}
+
 /// Registers the ring's own descriptor; the crate's `Submitter` does it too, but forgets the index.
 fn register_ring_fd(fd: RawFd) -> io::Result<RawFd> {
     #[repr(C)]
