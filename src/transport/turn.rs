@@ -76,6 +76,12 @@ impl State {
             self.handle(*cqe);
         }
         self.ring.recycle(completions);
+        if self.ring.is_short {
+            // The tick may be among the entries that wait: deadlines and glommio are due without
+            // it. And nobody is to fall asleep on such entries.
+            (self.seen.tick, self.seen.traffic) = (true, true);
+            self.advance_wheel();
+        }
         self.watch_fresh_sends();
     }
 
@@ -183,12 +189,13 @@ mod tests {
     use crate::transport::buffer::{Chunk, Pool};
     use crate::transport::listener;
     use crate::transport::options::{Options, Planted};
-    use crate::transport::ring::{Receive, Ring};
+    use crate::transport::ring::{Receive, Ring, bounded};
     use crate::transport::socket::{Life, Side, Socket};
     use bytes::Bytes;
     use std::io::Write;
     use std::net::TcpListener;
     use std::os::unix::net::UnixStream;
+    use std::task::Waker;
 
     #[test]
     #[allow(clippy::disallowed_methods, reason = "no executor runs here")]
@@ -207,6 +214,33 @@ mod tests {
         let mut seen = state.ring.completions();
         seen.retain(Cqe::more);
         assert!(seen.is_empty() && !state.seen.tick, "{} more ticks", seen.len());
+    }
+
+    /// Else the shard would spin without a tick, or sleep on entries that nobody submits.
+    #[test]
+    fn a_shard_whose_entries_are_refused_visits_and_stays_awake() {
+        bounded(|| {
+            let (ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+            let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
+            let options = Options::default();
+            let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+            state.ring.starve(0);
+            state.wake_up();
+            state.wheel.insert(millis(ring::monotonic()), Timer::Wake(Waker::noop().clone()));
+            let mut queued = Vec::new();
+            for _ in 0..20 {
+                assert!(state.turn(), "glommio is due");
+                assert!(!state.end_of_tick(), "not the time to sleep");
+                state.begin_visit();
+                queued.push(state.ring.queued());
+            }
+            assert_eq!((state.wheel.len(), &queued[..]), (0, &[1; 20][..]), "the tick waits");
+            assert!(!state.fall_asleep());
+            state.ring.starve(u32::MAX);
+            state.seen.traffic = false;
+            state.enter(false);
+            assert!(state.ring.queued() == 0 && !state.seen.traffic, "no longer short");
+        });
     }
 
     #[test]

@@ -2,16 +2,31 @@
 //!
 //! Owns the ring and the memory its entries point to. Knows nothing of tasks or connections: a
 //! completion is a `Cqe` with the `user_data` its entry was given.
+//!
+//! Every entry is submitted once and in order, also while the kernel refuses some: it takes fewer
+//! than there are, or none with EAGAIN, when it has no memory for requests. Such a call neither
+//! waits nor runs deferred work (Linux 6.1 to 6.18), so requests in flight could not end and give
+//! theirs back: another call does that, with a short wait. Completions have no limit: those that do
+//! not fit the queue the kernel keeps in a list, until an enter finds room.
+
+mod complaint;
+mod system;
 
 use crate::transport::buffer::Chunk;
-use glommio::io::BufferedFile;
+use complaint::Complaints;
 use io_uring::types::{CancelBuilder, Fd, TimeoutFlags, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
-use std::fs::File;
+use std::collections::VecDeque;
 use std::io;
-use std::net::TcpListener;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
+use system::Door;
+
+pub use complaint::explain;
+#[cfg(test)]
+pub use system::bounded;
+pub use system::{glommio_file, glommio_listener, monotonic, new_eventfd};
+pub use system::{raise_locked_memory_limit, raise_open_files_limit};
 
 /// Submission entries wanted; one turn of a busy shard fills a few hundred. Halved on ENOMEM.
 const SQ_ENTRIES: u32 = 512;
@@ -27,9 +42,10 @@ pub const GATHER_MAX: usize = 16;
 /// A byte is a wake; this many rings of a mailbox become one completion.
 const MAIL_BYTES: usize = 64;
 
-const ENTER_GETEVENTS: u32 = 1 << 0;
-const ENTER_REGISTERED_RING: u32 = 1 << 4;
-const REGISTER_RING_FDS: u32 = 20;
+/// The pause when the kernel takes nothing: a thousand tries a second cost next to nothing, and who
+/// waits for a task of this shard does not notice a millisecond.
+const REST: Duration = Duration::from_millis(1);
+
 /// Where `optlen` lies in `struct io_uring_sqe` (the crate has no setter): for a multishot receive
 /// the kernel (6.18) takes it as the total number of bytes after which the receive ends by itself.
 const SQE_OPTLEN_OFFSET: usize = 44;
@@ -78,14 +94,19 @@ pub enum Receive {
 
 pub struct Ring {
     io: IoUring,
-    /// The descriptor `enter` uses: a registered index if the kernel gave one.
-    enter_fd: RawFd,
-    enter_flags: u32,
+    door: Door,
     /// Read by the kernel while it submits a timeout; only then, but a fixed place is simplest.
     tick: Box<Timespec>,
     deadline: Box<Timespec>,
     mail: Box<[u8; MAIL_BYTES]>,
+    /// Read by `push`, not taken by `completions` yet.
     completions: Vec<Cqe>,
+    /// Entries behind a submission queue that the kernel does not empty. Each is one of a socket's
+    /// or listener's few operations, of which it starts none twice: their number is its bound.
+    backlog: VecDeque<squeue::Entry>,
+    /// The last enter left entries behind: to be called again soon, and not to be slept on.
+    pub is_short: bool,
+    complaints: Complaints,
     pub enters: u64,
 }
 
@@ -128,20 +149,18 @@ impl Ring {
         let io = build(true).or_else(|error| {
             if error.raw_os_error() == Some(libc::EINVAL) { build(false) } else { Err(error) }
         })?;
-        let (enter_fd, enter_flags) = match register_ring_fd(io.as_raw_fd()) {
-            Ok(index) => (index, ENTER_REGISTERED_RING),
-            // Seccomp may forbid it; then each enter looks the descriptor up.
-            Err(_) => (io.as_raw_fd(), 0),
-        };
+        let door = Door::of(io.as_raw_fd());
         let zero = Timespec::new;
         Ok(Ring {
             io,
-            enter_fd,
-            enter_flags,
+            door,
             tick: Box::new(zero()),
             deadline: Box::new(zero()),
             mail: Box::new([0; MAIL_BYTES]),
             completions: Vec::with_capacity(CQ_FACTOR as usize * 64),
+            backlog: VecDeque::new(),
+            is_short: false,
+            complaints: Complaints::default(),
             enters: 0,
         })
     }
@@ -174,63 +193,82 @@ impl Ring {
         if on { completion.enable_eventfd() } else { completion.disable_eventfd() }
     }
 
-    /// Submits what is queued, runs the kernel's deferred work and waits for `want` completions.
-    /// GETEVENTS is always set: without it a DEFER_TASKRUN ring does no deferred work.
+    /// Submits what is queued, runs the kernel's deferred work and waits for `want` completions:
+    /// not for long, and maybe for none, while the kernel is short of memory.
     pub fn enter(&mut self, want: u32) -> io::Result<()> {
         self.enters += 1;
+        self.take_backlog();
+        // Who has something to read or to submit does not wait.
+        let may_wait = self.completions.is_empty() && self.backlog.is_empty();
         loop {
-            let queued = self.queued() as u32;
-            // SAFETY: plain integers and no argument; the entries queued were vetted by `push`'s
-            // callers.
-            let result = unsafe {
-                libc::syscall(
-                    libc::SYS_io_uring_enter,
-                    self.enter_fd,
-                    queued,
-                    want,
-                    ENTER_GETEVENTS | self.enter_flags,
-                    std::ptr::null::<u8>(),
-                    0usize,
-                )
-            };
-            if result >= 0 {
-                return Ok(());
-            }
-            match io::Error::last_os_error() {
-                error if error.raw_os_error() == Some(libc::EINTR) => continue,
-                // EBUSY: completions overflowed, read them first. EAGAIN: short of memory, try
-                // again later.
-                error if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EAGAIN)) => {
+            let queued = self.io.submission().len() as u32;
+            match self.door.enter(queued, if may_wait { want } else { 0 }, None) {
+                Ok(taken) => {
+                    self.is_short = taken < queued;
                     return Ok(());
                 }
-                error => return Err(error),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    // EBUSY: older kernels, while completions did not fit; an enter without entries
+                    // makes room for them as well.
+                    Some(libc::EAGAIN | libc::EBUSY | libc::ENOMEM) => {
+                        self.rest(&error);
+                        return Ok(());
+                    }
+                    Some(libc::EBADR) => {
+                        self.complaints.tell_of_loss();
+                        return Ok(());
+                    }
+                    _ => return Err(error),
+                },
             }
         }
     }
 
+    /// Nothing was taken: does what the kernel then does not, and waits a moment for a completion.
+    fn rest(&mut self, error: &io::Error) {
+        self.is_short = true;
+        self.complaints.tell_of_shortage(error);
+        let want = u32::from(self.completions.is_empty());
+        // Whether a completion came or the time passed: the caller looks.
+        if let Err(error) = self.door.enter(0, want, Some(REST))
+            && error.raw_os_error() == Some(libc::EBADR)
+        {
+            self.complaints.tell_of_loss();
+        }
+    }
+
+    /// Entries that no enter has submitted.
     pub fn queued(&mut self) -> usize {
-        self.io.submission().len()
+        self.io.submission().len() + self.backlog.len()
     }
 
     /// Whether an enter now would find completions, or deferred work that makes some.
     pub fn has_work(&mut self) -> bool {
-        !self.io.completion().is_empty() || self.io.submission().taskrun()
+        let is_read = self.completions.is_empty() && self.io.completion().is_empty();
+        let submission = self.io.submission();
+        !is_read || submission.taskrun() || submission.cq_overflow()
     }
 
     /// Takes all completions that are there; give the vector back with `recycle`.
     pub fn completions(&mut self) -> Vec<Cqe> {
-        let mut list = std::mem::take(&mut self.completions);
-        list.extend(self.io.completion().map(|entry| Cqe {
-            user_data: entry.user_data(),
-            result: entry.result(),
-            flags: entry.flags(),
-        }));
-        list
+        self.read_completions();
+        std::mem::take(&mut self.completions)
     }
 
     pub fn recycle(&mut self, mut list: Vec<Cqe>) {
         list.clear();
+        // What a `push` has read meanwhile.
+        list.append(&mut self.completions);
         self.completions = list;
+    }
+
+    fn read_completions(&mut self) {
+        self.completions.extend(self.io.completion().map(|entry| Cqe {
+            user_data: entry.user_data(),
+            result: entry.result(),
+            flags: entry.flags(),
+        }));
     }
 
     pub fn accept(&mut self, listener: RawFd, user_data: u64) {
@@ -337,13 +375,43 @@ impl Ring {
         self.push(entry.flags(squeue::Flags::SKIP_SUCCESS), user_data);
     }
 
+    /// Never waits for the kernel to take entries, but for one `REST`: whoever pushes holds up the
+    /// completions that may be what the kernel is waiting for.
     fn push(&mut self, entry: squeue::Entry, user_data: u64) {
         let entry = entry.user_data(user_data);
+        if self.backlog.is_empty() {
+            if self.queue(&entry) {
+                return;
+            }
+            self.enter(0).expect("a full submission queue can be submitted");
+            // Many full queues make more completions than their queue holds.
+            self.read_completions();
+            if self.queue(&entry) {
+                return;
+            }
+        }
+        self.backlog.push_back(entry);
+    }
+
+    /// From now on the kernel seems to have memory for so many entries per enter only.
+    #[cfg(test)]
+    pub fn starve(&mut self, appetite: u32) {
+        self.door.appetite = appetite;
+    }
+
+    fn take_backlog(&mut self) {
+        while let Some(entry) = self.backlog.pop_front() {
+            if !self.queue(&entry) {
+                return self.backlog.push_front(entry);
+            }
+        }
+    }
+
+    /// False if the submission queue is full.
+    fn queue(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: every entry above points to nothing, to a box of this ring, or to a frame, chunk
         // or address that its socket's slot keeps until the completion.
-        while unsafe { self.io.submission().push(&entry) }.is_err() {
-            self.enter(0).expect("a full submission queue can be submitted");
-        }
+        unsafe { self.io.submission().push(entry) }.is_ok()
     }
 }
 
@@ -391,106 +459,6 @@ fn with_total(mut entry: squeue::Entry, total: u32) -> squeue::Entry {
     entry
 }
 
-/// Registers the ring's own descriptor; the crate's `Submitter` does it too, but forgets the index.
-fn register_ring_fd(fd: RawFd) -> io::Result<RawFd> {
-    #[repr(C)]
-    struct Update {
-        offset: u32,
-        reserved: u32,
-        data: u64,
-    }
-    let mut update = Update { offset: u32::MAX, reserved: 0, data: fd as u64 };
-    // SAFETY: `update` has the layout of `io_uring_rsrc_update` and lives across the call.
-    let result = unsafe {
-        libc::syscall(libc::SYS_io_uring_register, fd, REGISTER_RING_FDS, &raw mut update, 1)
-    };
-    if result == 1 { Ok(update.offset as RawFd) } else { Err(io::Error::last_os_error()) }
-}
-
-/// One line for the operator: what refused, and what to change.
-pub fn explain(error: &io::Error) -> String {
-    let cure = match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            "allow it: sysctl kernel.io_uring_disabled=0, or a seccomp profile with io_uring"
-        }
-        Some(libc::ENOSYS) => {
-            "the kernel or its seccomp profile has no io_uring; Linux 6.1 or newer is needed"
-        }
-        Some(libc::EINVAL) => "Linux 6.1 or newer is needed",
-        Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
-        Some(libc::ENOMEM) => "raise the locked-memory limit (ulimit -l 8192) or free memory",
-        _ => "see io_uring_setup(2)",
-    };
-    format!("io_uring refused: {error}; {cure}")
-}
-
-/// Raises the soft limit of open files to the hard one; returns the limit that holds now. Every
-/// client is a descriptor, and the usual soft limit is 1024.
-pub fn raise_open_files_limit() -> io::Result<u64> {
-    raise_limit(libc::RLIMIT_NOFILE)
-}
-
-/// The same for locked memory: glommio looks at the soft limit and takes nothing below 512 KiB,
-/// which is more than the usual 64 KiB of older systems.
-pub fn raise_locked_memory_limit() -> io::Result<u64> {
-    raise_limit(libc::RLIMIT_MEMLOCK)
-}
-
-/// As the C library calls the kinds of limits.
-#[cfg(not(target_env = "musl"))]
-type Resource = libc::__rlimit_resource_t;
-#[cfg(target_env = "musl")]
-type Resource = libc::c_int;
-
-fn raise_limit(resource: Resource) -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: `limit` is a valid place to write to.
-    if unsafe { libc::getrlimit(resource, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    limit.rlim_cur = limit.rlim_max;
-    // SAFETY: `limit` is a valid value to read.
-    if unsafe { libc::setrlimit(resource, &limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(limit.rlim_cur)
-}
-
-/// A blocking eventfd: `read_mail` and glommio wait for it, a write is one wake.
-pub fn new_eventfd() -> io::Result<File> {
-    // SAFETY: no pointers; a non-negative result is a fresh descriptor.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: nobody else owns it.
-    Ok(unsafe { File::from_raw_fd(fd) })
-}
-
-/// A descriptor that glommio can wait for with its public `read_at`.
-pub fn glommio_file(file: File) -> BufferedFile {
-    // SAFETY: ownership of the descriptor moves over.
-    unsafe { BufferedFile::from_raw_fd(file.into_raw_fd()) }
-}
-
-/// A listening socket that glommio accepts on. Its own ones leave ports behind that cannot be bound
-/// for a minute after a connection was ended by this side.
-pub fn glommio_listener(listener: TcpListener) -> glommio::net::TcpListener {
-    // SAFETY: ownership of the descriptor moves over.
-    unsafe { glommio::net::TcpListener::from_raw_fd(listener.into_raw_fd()) }
-}
-
-/// Now on CLOCK_MONOTONIC, the clock that absolute timeouts use.
-pub fn monotonic() -> Duration {
-    // SAFETY: `time` is a valid place to write to; this clock always exists.
-    let time = unsafe {
-        let mut time = std::mem::zeroed::<libc::timespec>();
-        libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time);
-        time
-    };
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -501,7 +469,7 @@ mod tests {
     #[test]
     fn a_ring_submits_and_completes() {
         let mut ring = Ring::new().unwrap();
-        assert_eq!(ring.enter_flags, ENTER_REGISTERED_RING);
+        assert!(ring.door.is_registered());
         ring.start_deadline(monotonic() + Duration::from_millis(20), 42);
         let started = monotonic();
         ring.enter(1).unwrap();
@@ -511,14 +479,102 @@ mod tests {
         assert!(monotonic() - started >= Duration::from_millis(19));
     }
 
-    #[test]
-    fn refusals_say_what_to_change() {
-        for (error, cure) in
-            [(libc::EPERM, "io_uring_disabled"), (libc::ENOMEM, "ulimit -l"), (libc::EINVAL, "6.1")]
-        {
-            let line = explain(&io::Error::from_raw_os_error(error));
-            assert!(line.contains(cure) && !line.contains('\n'), "{line}");
+    /// Reads what there is and enters again, while `Ring::has_work` says so. Bounded: what does not
+    /// end is a mistake.
+    fn drain(ring: &mut Ring) -> Vec<u64> {
+        let mut seen = Vec::new();
+        for _ in 0..2000 {
+            let completions = ring.completions();
+            seen.extend(completions.iter().map(|cqe| cqe.user_data));
+            ring.recycle(completions);
+            if !ring.has_work() && ring.queued() == 0 {
+                return seen;
+            }
+            ring.enter(0).unwrap();
         }
+        panic!("no end after {} completions", seen.len());
+    }
+
+    /// An entry that completes as it is submitted: there is nothing to cancel.
+    fn push_instant(ring: &mut Ring, user_data: u64) {
+        ring.cancel(u64::MAX, user_data);
+    }
+
+    #[test]
+    fn entries_of_many_full_queues_complete_in_order_and_in_their_queue() {
+        bounded(|| {
+            let mut ring = Ring::with_entries(8).unwrap();
+            (0..1000).for_each(|number| push_instant(&mut ring, number));
+            assert!(!ring.io.submission().cq_overflow(), "the kernel has to keep completions");
+            assert!(drain(&mut ring).into_iter().eq(0..1000));
+        });
+    }
+
+    #[test]
+    fn completions_that_did_not_fit_are_work_to_be_seen() {
+        let mut ring = Ring::with_entries(8).unwrap();
+        for number in 0..200 {
+            push_instant(&mut ring, number);
+            ring.enter(0).unwrap();
+        }
+        let first = ring.completions();
+        assert!(first.len() < 200 && ring.has_work(), "{} of 200 fit the queue", first.len());
+        let mut seen: Vec<_> = first.iter().map(|cqe| cqe.user_data).collect();
+        ring.recycle(first);
+        seen.extend(drain(&mut ring));
+        assert!(seen.into_iter().eq(0..200));
+    }
+
+    #[test]
+    fn what_a_push_has_read_is_not_lost_when_a_list_comes_back() {
+        bounded(|| {
+            let mut ring = Ring::with_entries(8).unwrap();
+            push_instant(&mut ring, 0);
+            ring.enter(0).unwrap();
+            let list = ring.completions();
+            assert_eq!(list.len(), 1);
+            (1..20).for_each(|number| push_instant(&mut ring, number));
+            ring.recycle(list);
+            assert!(ring.has_work());
+            // There is something to read: nobody waits for more than there will ever be.
+            ring.enter(100).unwrap();
+            assert!(drain(&mut ring).into_iter().eq(1..20));
+        });
+    }
+
+    #[test]
+    fn refused_entries_wait_in_order_and_completions_still_come() {
+        bounded(|| {
+            let mut ring = Ring::with_entries(8).unwrap();
+            let (mut writer, reader) = UnixStream::pair().unwrap();
+            ring.read_mail(reader.as_raw_fd(), u64::MAX);
+            ring.enter(0).unwrap();
+            ring.starve(0);
+            let (started, enters) = (monotonic(), ring.enters);
+            (0..300).for_each(|number| push_instant(&mut ring, number));
+            assert_eq!(
+                (ring.queued(), ring.enters - enters),
+                (300, 1),
+                "one try, not one per entry"
+            );
+            for _ in 0..9 {
+                ring.enter(1).unwrap();
+            }
+            assert!(ring.is_short && monotonic() - started >= 10 * REST, "it pauses");
+            assert!(ring.completions().is_empty());
+            // What is in flight must end, or its memory never comes back.
+            writer.write_all(b"1").unwrap();
+            ring.enter(1).unwrap();
+            let list = ring.completions();
+            assert_eq!(list.iter().map(|cqe| cqe.user_data).collect::<Vec<_>>(), [u64::MAX]);
+            ring.recycle(list);
+            ring.starve(3);
+            ring.enter(1).unwrap();
+            assert_eq!((ring.queued(), ring.is_short), (297, true));
+            ring.starve(u32::MAX);
+            assert!(drain(&mut ring).into_iter().eq(0..300));
+            assert!(!ring.is_short);
+        });
     }
 
     /// How often out of three a ring that is not entered rings its eventfd when a pending read of
