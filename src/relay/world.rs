@@ -60,7 +60,7 @@ pub struct ClientCounters {
 
 /// Session mode: clients of one shard that are told at a time why they are not served. They are let
 /// through the handshake for that; whoever comes beyond is closed without a word.
-const TOLD_MAX: u32 = 32;
+pub const TOLD_MAX: u32 = 32;
 
 /// See the module.
 pub struct World {
