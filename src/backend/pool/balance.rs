@@ -190,6 +190,10 @@ impl Pool {
             return false; // a dial serves the other
         }
         let Some(same) = same else { return true };
+        // It may be wrong, and those who are in are about to have one more that it could take.
+        if !self.is_lease(ticket) && self.keys[key as usize].dialing > 0 {
+            return false;
+        }
         let (theirs, ours) = (self.keys[other as usize].held, self.keys[key as usize].held);
         ticket < same && (theirs == 0 || ours > theirs + 1)
     }

@@ -65,7 +65,7 @@ impl Pool {
     /// connections goes on with them, and the dial is tried again later.
     pub(super) fn login_slow(&mut self, key: u32, login: Option<Ticket>, text: String) {
         match login {
-            Some(ticket) => self.refuse(ticket, Refusal::Unreachable(text)),
+            Some(ticket) => self.refuse(ticket, Refusal::Unanswered(text)),
             None => self.keys.pause(key, self.now + REFUSED_PAUSE, self.now),
         }
     }
@@ -107,7 +107,7 @@ impl Pool {
     pub(super) fn version_refused(&mut self, key: u32) {
         let version = self.keys[key as usize].identity.profile.version;
         let text = format!("it does not speak Bolt {version} any more");
-        self.refuse_waiters(key, &Refusal::Unreachable(text));
+        self.refuse_waiters(key, &Refusal::Unanswered(text));
     }
 
     /// Whoever waits for a connection of this key or for its login.
