@@ -4,11 +4,12 @@ use crate::backend::peers::Peers;
 use crate::backend::permits::{Permits, SHARDS_MAX};
 use crate::config::Problems;
 use crate::config::exit;
-use crate::config::settings::{BindHost, Settings};
+use crate::config::settings::{BindHost, PoolMode, Settings};
 use crate::control::admin::CONNECTIONS_MAX as OPERATORS_MAX;
 use crate::control::certificates::{Certificates, Encryption};
 use crate::control::link::{ControlLink, LINK_SLOTS, ShardLink};
 use crate::control::{self, Shutdown, places};
+use crate::relay::world::TOLD_MAX;
 use crate::shard;
 use crate::transport::driver::DriverHandle;
 use crate::transport::listener::{self, SocketFile};
@@ -317,12 +318,15 @@ fn bind(settings: &Settings, shards: usize) -> Result<Bound, StartError> {
 }
 
 /// `limits.clients`, or what the open-files limit leaves. A connection of the pool is a descriptor,
-/// in session mode, too: there up to `pool.size` clients have one beside their own.
+/// in session mode, too: there up to `pool.size` clients have one beside their own. Those who are
+/// only told there why they are not served have one as well and do not count as clients.
 fn clients_max(settings: &Settings, files: u64, rows: &Rows) -> Result<u32, StartError> {
     let shards = rows.first().map_or(0, |(_, row)| row.len()) as u64;
     let listeners: u64 = rows.iter().map(|(_, row)| row.len() as u64).sum();
     let operators = settings.admin.bind.as_ref().map_or(0, |_| OPERATORS_MAX as u64);
-    let own = FILES_RESERVED + FILES_PER_SHARD * shards + listeners + operators;
+    let is_session_mode = settings.pool.mode == PoolMode::Session;
+    let told = if is_session_mode { u64::from(TOLD_MAX) * shards } else { 0 };
+    let own = FILES_RESERVED + FILES_PER_SHARD * shards + listeners + operators + told;
     let left = files.saturating_sub(own + u64::from(settings.pool.size));
     if left < CLIENTS_MIN {
         return Err(refused(format!(
@@ -375,9 +379,12 @@ mod tests {
         assert_eq!(u64::from(one), 1000 - 50 - FILES_RESERVED - FILES_PER_SHARD - 1);
         let many = most(&settings, 1000, rows(2, 24));
         assert_eq!(u64::from(one - many), 23 * FILES_PER_SHARD + 2 * 24 - 1);
-        // A client's own server connection is one of the pool's.
-        settings.pool.mode = crate::config::PoolMode::Session;
-        assert_eq!(most(&settings, 1000, rows(1, 1)), one);
+        // A client's own server connection is one of the pool's; whoever is told that there is none
+        // has a descriptor of its own.
+        settings.pool.mode = PoolMode::Session;
+        assert_eq!(most(&settings, 1000, rows(1, 1)), one - TOLD_MAX);
+        assert_eq!(most(&settings, 1000, rows(1, 2)), one - 2 * TOLD_MAX - 13);
+        settings.pool.mode = PoolMode::Transaction;
         settings.admin.bind = Some(settings.listen[0].bind.clone());
         assert_eq!(most(&settings, 1000, rows(1, 1)), one - 64);
         settings.limits.clients = Some(100);

@@ -166,6 +166,7 @@ fn make_world(
         kept: Cell::new(0),
         condemned: Cell::new(None),
         has_news: Cell::new(false),
+        curious: RefCell::default(),
         tls: RefCell::default(),
     })
 }
@@ -264,8 +265,8 @@ fn encrypt(world: &World, encryption: &Encryption) {
 }
 
 fn see_server(world: &World, snapshot: &Snapshot) {
-    world.has_news.set(true);
     world.backend.set_server(snapshot.addresses.clone(), snapshot.known.as_ref());
+    world.note_news();
     if world.options.shard == 0 && snapshot.known.is_some() && world.offered().is_empty() {
         tracing::warn!(
             "uplink.versions names none of the Bolt versions that the server speaks: no client \

@@ -3,7 +3,7 @@
 //! Owns the sockets that no client has leased, the tasks that dial, clean, lend and close them, and
 //! the slots in which clients wait. Decides nothing: `Pool` and `Approvals` do.
 
-use crate::backend::approval::{Approvals, LoginOutcome};
+use crate::backend::approval::{Approvals, LoginOutcome, LoginShares};
 use crate::backend::cleaner::{Cleaned, Cleaner};
 use crate::backend::connection::{self, DialError, Target};
 use crate::backend::identity::{Fingerprint, Identity};
@@ -85,14 +85,15 @@ impl Backend {
         options: BackendOptions,
         seed: u64,
     ) -> Rc<Backend> {
+        let shares = LoginShares::new(permits.limit(), peers.shards());
+        let logins = logins::Logins::new(options.approval_ttl, shares);
         let pool = Pool::new(peers.shard, permits, options.pool.clone(), seed);
-        let approvals = Approvals::new(options.approval_ttl);
         let backend = Rc::new(Backend {
             driver: driver.clone(),
             pool: RefCell::new(pool),
             conns: RefCell::default(),
             waiting: RefCell::default(),
-            logins: RefCell::new(logins::Logins::new(approvals)),
+            logins: RefCell::new(logins),
             peers: RefCell::new(peers),
             target: RefCell::new(Rc::new(target)),
             known: RefCell::new(None),

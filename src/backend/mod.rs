@@ -24,6 +24,9 @@ pub enum Refusal {
     TimedOut,
     /// The server cannot be reached; the text says what happened, for the log.
     Unreachable(String),
+    /// The server did not answer this one login, or not in the client's version; others may fare
+    /// better.
+    Unanswered(String),
     /// The server refused the login with this FAILURE.
     Server(Box<Failure>),
     /// The server let the client in, but only to change its password.

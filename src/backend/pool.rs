@@ -12,14 +12,15 @@
 //!                  │               Cleaning ─► Closing ──closed──► permit freed
 //! ```
 //!
-//! `pool/balance.rs` decides who gets a free connection or permit, `pool/reauth.rs` turns
-//! connections over to another user.
+//! `pool/balance.rs` decides who gets a free connection or permit, `pool/keys.rs` knows who is next
+//! of all identities, `pool/reauth.rs` turns connections over to another user.
 //!
 //! Invariants: a connection is in exactly one state; each holds one permit from before its dial
 //! until `closed` or `lent`; an idle one is READY, with nothing unread; no waiter waits while a
 //! connection of its key is idle.
 
 mod balance;
+mod keys;
 mod orders;
 mod reauth;
 mod refusals;
@@ -29,8 +30,9 @@ use crate::backend::permits::Permits;
 use crate::backend::planted::{Bug, Interleave, Planted};
 use crate::backend::{Discard, Refusal};
 use crate::wire::message::Failure;
+use keys::{Key, Keys};
 use slab::Slab;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,9 +46,10 @@ pub const DIALS_OF_KEY_MAX: usize = 6;
 /// Clients that may wait in one shard: as many as can be connected with 16-bit ports to one
 /// address.
 pub const WAITERS_MAX: usize = 65_536;
-/// First pause after a failed dial; doubles up to the other bound, with jitter of a quarter.
+/// First pause after a failed dial; doubles up to the other bound. Up to a quarter is added, so
+/// that shards do not dial together. Who waits makes a shard look again within a second.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(2);
+const BACKOFF_MAX: Duration = Duration::from_millis(800);
 
 /// Names a connection for as long as the process runs; numbers are not used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,26 +132,6 @@ struct Entry {
     has_served: bool,
 }
 
-struct Key {
-    identity: Rc<Identity>,
-    /// Least recently used first.
-    idle: VecDeque<ServerId>,
-    queue: VecDeque<Ticket>,
-    logins: VecDeque<Ticket>,
-    /// Dials for leases in flight.
-    dialing: usize,
-    /// Connections in any state.
-    held: u32,
-    /// No dial for a lease before that: the server said "not now" to one.
-    paused_until: Duration,
-    /// The server's refusal; ends with the next accepted login.
-    refused: Option<Box<Failure>>,
-    /// When that was.
-    refused_at: Duration,
-    /// When the server last accepted these credentials, as far as this shard knows.
-    approved_at: Option<Duration>,
-}
-
 struct Waiter {
     key: u32,
     want: Want,
@@ -160,10 +143,7 @@ pub struct Pool {
     shard: usize,
     permits: Arc<Permits>,
     options: PoolOptions,
-    keys: Slab<Key>,
-    by_fingerprint: HashMap<Fingerprint, u32>,
-    /// Keys with waiters.
-    needy: BTreeSet<u32>,
+    keys: Keys,
     entries: Slab<Entry>,
     waiters: BTreeMap<Ticket, Waiter>,
     orders: VecDeque<Order>,
@@ -193,9 +173,7 @@ impl Pool {
             shard,
             permits,
             options,
-            keys: Slab::new(),
-            by_fingerprint: HashMap::new(),
-            needy: BTreeSet::new(),
+            keys: Keys::default(),
             entries: Slab::new(),
             waiters: BTreeMap::new(),
             orders: VecDeque::new(),
@@ -209,7 +187,7 @@ impl Pool {
             now: Duration::ZERO,
             down: None,
             failures: 0,
-            seed: seed | 1,
+            seed,
             counters: PoolCounters::default(),
             planted: Planted::default(),
             interleave: Interleave::default(),
@@ -235,7 +213,7 @@ impl Pool {
                 return Acquired::Now(id);
             }
         }
-        if let Some(refusal) = self.refusal(now) {
+        if let Some(refusal) = self.refusal() {
             return Acquired::Refused(refusal);
         }
         let ticket = self.enqueue(key, want, now);
@@ -357,7 +335,7 @@ impl Pool {
             true => self.counters.closed += 1,
             false => self.counters.dial_failures += 1,
         }
-        self.now = now;
+        self.set_now(now);
         self.end_dial(key, login);
         self.remove(id);
         self.spare += 1;
@@ -380,7 +358,7 @@ impl Pool {
         born: Duration,
         expires: Duration,
     ) -> Option<ServerId> {
-        let key = *self.by_fingerprint.get(&fingerprint)?;
+        let key = self.keys.find(fingerprint)?;
         let id = self.insert(key, State::Leased, born, expires);
         self.counters.borrowed += 1;
         self.is_announced = false;
@@ -429,9 +407,9 @@ impl Pool {
         failure: Box<Failure>,
         now: Duration,
     ) -> bool {
-        let key = self.by_fingerprint.get(&fingerprint).copied();
+        let key = self.keys.find(fingerprint);
         if let Some(key) = key {
-            self.now = now;
+            self.set_now(now);
             self.refuse_key(key, &failure, false);
             self.balance(now);
         }
@@ -451,7 +429,7 @@ impl Pool {
 
     /// A private identity's client has gone: its idle connections are of no use.
     pub fn retire(&mut self, fingerprint: Fingerprint) {
-        if let Some(&key) = self.by_fingerprint.get(&fingerprint) {
+        if let Some(key) = self.keys.find(fingerprint) {
             let idle: Vec<ServerId> = self.keys[key as usize].idle.iter().copied().collect();
             idle.into_iter().for_each(|id| self.close(id, Discard::Private));
         }
@@ -480,7 +458,7 @@ impl Pool {
 
     /// Ids of the idle connections, for the shell that watches them.
     pub fn idle(&self) -> impl Iterator<Item = ServerId> + '_ {
-        self.keys.iter().flat_map(|(_, key)| key.idle.iter().copied())
+        self.keys.iter().flat_map(|key| key.idle.iter().copied())
     }
 
     pub fn waiters(&self) -> usize {

@@ -60,10 +60,11 @@ impl From<&Settings> for Options {
             first_look: Duration::from_secs(2),
             // An outage shows on the data path at once; this is for a server nobody uses just now.
             probe_interval: Duration::from_secs(5),
-            // A server back from a restart is seen within what a person calls at once, and a
-            // hundred proxies ask a dead one fifty times a second at most.
+            // A server back from a restart is seen within what a person calls at once, while
+            // clients still wait for it, and a hundred proxies ask a dead one 133 times a second at
+            // most.
             retry_min: Duration::from_millis(250),
-            retry_max: Duration::from_secs(2),
+            retry_max: Duration::from_secs(1),
             // The usual lifetime of DNS records that are meant to change.
             resolve_interval: Duration::from_secs(30),
             // Shards answer within a tick of 10 ms; one that is late for 200 ms is stuck, and a

@@ -15,7 +15,9 @@ pub fn refused(refusal: &Refusal) -> Failure {
             exhausted("no server connection became free within pool.acquisition_timeout".into())
         }
         // What happened names addresses that are nobody's business; the log has it.
-        Refusal::Unreachable(_) => exhausted("the server cannot be reached; try again".into()),
+        Refusal::Unreachable(_) | Refusal::Unanswered(_) => {
+            exhausted("the server cannot be reached; try again".into())
+        }
         Refusal::Server(failure) => Failure::clone(failure),
         Refusal::Expired => Failure::new(
             "Neo.ClientError.Security.CredentialsExpired",

@@ -14,9 +14,10 @@ use crate::transport::stream::Stream;
 use crate::wire::handshake::{self, Choice};
 use crate::wire::version::Version;
 use bytes::Bytes;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -25,6 +26,11 @@ const PROPOSALS_LENGTH: usize = 20;
 /// Session mode: for the handshake and HELLO of a client that is told why it is not served. Drivers
 /// need two round trips for it.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
+
+/// Transaction mode: how long a client's handshake waits while no server has ever been reached.
+/// The control core looks for one every second or sooner, and a look takes less than another.
+/// Refused at once, a client would come back after a pause of its driver's, which grows.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
 
 /// Accepts for as long as the shard lives; every client gets a task.
 pub async fn accept(world: Rc<World>, listener: u32, door: Rc<Door>) {
@@ -164,6 +170,8 @@ async fn greet(
         entrance.give_time(TOLD_WITHIN);
         login_by = world.driver.now() + TOLD_WITHIN;
         refused = Some(refusal);
+    } else if refused.is_none() {
+        wait_for_server(world, entrance.stream()).await;
     }
     let agreed = agree(world, entrance).await;
     let (version, is_manifest) = agreed.map_err(|why| match (why, &refused) {
@@ -171,6 +179,22 @@ async fn greet(
         _ => why,
     })?;
     Ok(Greeted::Bolt(Bolt { version, is_manifest, login_by, refused }))
+}
+
+/// Until a server has been reached, or it makes no sense to wait on.
+async fn wait_for_server(world: &Rc<World>, stream: &Stream) {
+    if world.backend.known().is_some() {
+        return;
+    }
+    let mut limit = Box::pin(world.driver.sleep(KNOWN_WITHIN));
+    poll_fn(|cx| {
+        let is_over = stream.poll_dead(cx).is_ready() || stream.has_ended();
+        match is_over || limit.as_mut().poll(cx).is_ready() {
+            true => Poll::Ready(()),
+            false => world.poll_known(cx),
+        }
+    })
+    .await;
 }
 
 /// Agrees on a version; whether by the manifest.

@@ -17,6 +17,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// The configuration's part in a client's life.
@@ -60,7 +61,7 @@ pub struct ClientCounters {
 
 /// Session mode: clients of one shard that are told at a time why they are not served. They are let
 /// through the handshake for that; whoever comes beyond is closed without a word.
-const TOLD_MAX: u32 = 32;
+pub const TOLD_MAX: u32 = 32;
 
 /// See the module.
 pub struct World {
@@ -91,6 +92,8 @@ pub struct World {
     pub tls: RefCell<Vec<Option<Arc<ServerConfig>>>>,
     /// The control core has said something of the server.
     pub has_news: Cell<bool>,
+    /// Clients that wait for such a word.
+    pub curious: RefCell<Vec<Waker>>,
 }
 
 impl World {
@@ -123,9 +126,33 @@ impl World {
         }
     }
 
+    /// The control core has looked at the server.
+    pub fn note_news(&self) {
+        self.has_news.set(true);
+        self.wake_curious();
+    }
+
+    fn wake_curious(&self) {
+        for waker in self.curious.take() {
+            self.driver.note_wake();
+            waker.wake();
+        }
+    }
+
+    /// A client that comes before any server was reached: ready when one has been, or when there is
+    /// no use in waiting.
+    pub fn poll_known(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.backend.known().is_some() || self.is_draining.get() {
+            return Poll::Ready(());
+        }
+        self.curious.borrow_mut().push(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Lets open transactions end and closes READY clients.
     pub fn drain(&self) {
         self.is_draining.set(true);
+        self.wake_curious();
         self.backend.drain();
         self.driver.wake_readers();
     }

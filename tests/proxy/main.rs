@@ -27,6 +27,7 @@ mod slow;
 mod stage;
 mod storm;
 mod tls;
+mod trouble;
 mod value;
 mod versions;
 mod waiting;

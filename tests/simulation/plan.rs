@@ -14,12 +14,13 @@ impl World {
         let ttl = random.pick(&[Duration::ZERO, Duration::from_secs(1), Duration::from_secs(60)]);
         let limits = limits(&mut random, plan.habits.has_limits);
         let options = options(&mut random, plan.limit, ttl);
+        let shares = LoginShares::new(plan.limit, 2);
         let shard = |index: usize, seed: u64| {
             let mut pool = Pool::new(index, permits.clone(), options.clone(), seed);
             pool.planted = planted;
             Shard {
                 pool: Rc::new(RefCell::new(pool)),
-                approvals: Approvals::new(ttl),
+                approvals: Approvals::new(ttl, shares),
                 identities: HashMap::new(),
                 tickets: HashMap::new(),
                 links: HashMap::new(),
@@ -62,6 +63,7 @@ impl World {
             ripe: Rc::default(),
             clock: Rc::default(),
             approval_ttl: ttl,
+            shares,
             is_settling: false,
             planted,
             trace: None,

@@ -279,7 +279,7 @@ impl World {
 
     fn tell_outcome(&mut self, asker: Asker, outcome: LoginOutcome) {
         let identity = self.shards[asker.shard].logins[&asker.client].clone();
-        let owner = approval::owner(identity.fingerprint, 2);
+        let owner = self.shares.owner(identity.fingerprint);
         self.message(asker.shard, owner, Event::Outcome(identity, asker, outcome));
     }
 
@@ -301,7 +301,7 @@ impl World {
             Event::Outcome(identity, asker, outcome) => self.outcome(&identity, asker, outcome),
             Event::Done(asker, outcome, at) => self.login_done(asker, &outcome, at),
             Event::Renew(fingerprint) => {
-                let owner = approval::owner(fingerprint, 2);
+                let owner = self.shares.owner(fingerprint);
                 self.shards[owner].approvals.renew(fingerprint, now);
             }
             Event::Revoke(shard, fingerprint, failure) => self.revoke(shard, fingerprint, failure),
@@ -468,7 +468,7 @@ impl World {
     }
 
     fn ask(&mut self, identity: Rc<Identity>, asker: Asker) {
-        let owner = approval::owner(identity.fingerprint, 2);
+        let owner = self.shares.owner(identity.fingerprint);
         let verdict = self.shards[owner].approvals.ask(identity.fingerprint, asker, self.now);
         let event = match verdict {
             Verdict::Approved(at) => Event::Done(asker, LoginOutcome::Accepted, at),
@@ -495,11 +495,14 @@ impl World {
     }
 
     fn outcome(&mut self, identity: &Rc<Identity>, asker: Asker, outcome: LoginOutcome) {
-        let owner = approval::owner(identity.fingerprint, 2);
+        let owner = self.shares.owner(identity.fingerprint);
         let approvals = &mut self.shards[owner].approvals;
         let waiting = approvals.outcome(identity.fingerprint, &outcome, self.now);
         for asker in waiting.into_iter().chain([asker]) {
             self.message(owner, asker.shard, Event::Done(asker, outcome.clone(), self.now));
+        }
+        while let Some((_, next)) = self.shards[owner].approvals.next_login() {
+            self.message(owner, next.shard, Event::LogIn(next));
         }
     }
 
@@ -630,7 +633,7 @@ impl World {
             self.shards[shard].accepted_at.insert(fingerprint, now);
             self.shards[shard].dials -= 1;
             self.shards[shard].pool.borrow_mut().dialed(id, now);
-            let owner = approval::owner(fingerprint, 2);
+            let owner = self.shares.owner(fingerprint);
             self.message(shard, owner, Event::Renew(fingerprint));
         }
     }
@@ -797,7 +800,7 @@ impl Effects for Hands<'_> {
                 let identity = known.or_insert_with(|| Rc::new(identity)).clone();
                 self.world.shards[shard].logins.insert(serial, identity.clone());
                 let asker = Asker { shard, client: serial };
-                let owner = approval::owner(fingerprint, 2);
+                let owner = self.world.shares.owner(fingerprint);
                 self.world.message(shard, owner, Event::Ask(identity, asker));
             }
             Action::LoggedOff => self.client().identity = None,

@@ -4,7 +4,7 @@
 use crate::peer::{Habits, NONCES, Peer, Step};
 use crate::random::Random;
 use crate::server::{Connection, Database};
-use boltmux::backend::approval::{self, Approvals, Asker, LoginOutcome, Verdict};
+use boltmux::backend::approval::{Approvals, Asker, LoginOutcome, LoginShares, Verdict};
 use boltmux::backend::cleaner::{Cleaned, Cleaner};
 use boltmux::backend::identity::{Fingerprint, FingerprintKey, Identity};
 use boltmux::backend::permits::Permits;
@@ -240,6 +240,7 @@ pub struct World {
     ripe: Rc<RefCell<Vec<(usize, ServerId)>>>,
     clock: Rc<std::cell::Cell<Duration>>,
     approval_ttl: Duration,
+    shares: LoginShares,
     is_settling: bool,
     planted: Planted,
     pub trace: Option<Vec<String>>,

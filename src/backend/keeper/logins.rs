@@ -1,14 +1,8 @@
 //! Logins across shards: asks the identity's shard, logs in where told to, spreads the outcome.
 
 use super::*;
-use crate::backend::approval::{Asker, Verdict, owner};
-use crate::backend::pool::{DIALS_MAX, WAITERS_MAX};
+use crate::backend::approval::{Asker, LoginShares, Verdict};
 use crate::wire::message::Failure;
-use std::collections::VecDeque;
-
-/// Logins at the server at once, of one shard: half of the dials. They wait in line with those who
-/// are served, and may cost them a connection each, though all of them may be wrong.
-const LOGINS_MAX: usize = DIALS_MAX as usize / 2;
 
 /// The shell's part of logins.
 pub(super) struct Logins {
@@ -18,8 +12,9 @@ pub(super) struct Logins {
     askers: HashMap<u64, Waiting>,
     /// Logins of this shard at the server: identity, and the client that it was started for.
     running: HashMap<Ticket, (Fingerprint, u64)>,
-    /// Clients whose login begins when another has ended, with their identities.
-    queued: VecDeque<(Rc<Identity>, u64)>,
+    shares: LoginShares,
+    /// Logins of the line are being started.
+    is_starting: bool,
 }
 
 struct Waiting {
@@ -29,9 +24,10 @@ struct Waiting {
 }
 
 impl Logins {
-    pub fn new(approvals: Approvals) -> Logins {
+    pub fn new(ttl: Duration, shares: LoginShares) -> Logins {
         let (askers, running) = (HashMap::new(), HashMap::new());
-        Logins { approvals, askers, running, queued: VecDeque::new() }
+        let approvals = Approvals::new(ttl, shares);
+        Logins { approvals, askers, running, shares, is_starting: false }
     }
 }
 
@@ -48,7 +44,7 @@ impl Backend {
         }
         let asker = Asker { shard, client };
         let verdict = self.logins.borrow_mut().approvals.ask(key, asker, self.now());
-        self.judged(client, verdict);
+        self.judged(key, client, verdict);
     }
 
     /// Waits for the outcome.
@@ -109,53 +105,27 @@ impl Backend {
     }
 
     fn owner(&self, key: Fingerprint) -> usize {
-        owner(key, self.peers.borrow().shards())
+        self.logins.borrow().shares.owner(key)
     }
 
     /// The identity's shard has decided what a client here is to do.
-    fn judged(self: &Rc<Self>, client: u64, verdict: Verdict) {
+    fn judged(self: &Rc<Self>, key: Fingerprint, client: u64, verdict: Verdict) {
         match verdict {
             Verdict::Approved(at) => self.decided(client, LoginOutcome::Accepted, at),
             Verdict::Wait => {}
-            Verdict::LogIn => self.start_login(client),
-        }
-    }
-
-    fn start_login(self: &Rc<Self>, client: u64) {
-        let identity = self.logins.borrow().askers.get(&client).map(|asker| asker.identity.clone());
-        let Some(identity) = identity else {
-            return; // gone before the answer came: `hear_login` has told the identity's shard
-        };
-        let mut logins = self.logins.borrow_mut();
-        if logins.queued.len() < WAITERS_MAX {
-            logins.queued.push_back((identity, client));
-            drop(logins);
-            return self.start_queued();
-        }
-        drop(logins);
-        self.report(identity.fingerprint, client, LoginOutcome::Failed(Refusal::QueueFull));
-    }
-
-    /// Starts as many logins as may run.
-    fn start_queued(self: &Rc<Self>) {
-        loop {
-            let mut logins = self.logins.borrow_mut();
-            if logins.running.len() >= LOGINS_MAX {
-                return;
-            }
-            let Some((identity, client)) = logins.queued.pop_front() else { return };
-            let is_here = logins.askers.contains_key(&client);
-            drop(logins);
-            match is_here {
-                true => self.run_login(&identity, client),
-                false => self.report_gone(identity.fingerprint, client),
+            Verdict::LogIn => {
+                let asker = self.logins.borrow().askers.get(&client).map(|it| it.identity.clone());
+                match asker {
+                    Some(identity) => self.run_login(&identity, client),
+                    None => self.report_gone(key, client),
+                }
             }
         }
     }
 
     /// Nobody is here to log in for; those who wait are told to try again.
     fn report_gone(self: &Rc<Self>, key: Fingerprint, client: u64) {
-        let gone = Refusal::Unreachable("the client that logged in first has gone".into());
+        let gone = Refusal::Unanswered("the client that logged in first has gone".into());
         self.report(key, client, LoginOutcome::Failed(gone));
     }
 
@@ -176,7 +146,6 @@ impl Backend {
         let running = self.logins.borrow_mut().running.remove(&ticket);
         if let Some((key, client)) = running {
             self.report(key, client, outcome);
-            self.start_queued();
         }
     }
 
@@ -202,6 +171,25 @@ impl Backend {
                 }
             }
         }
+        self.start_next();
+    }
+
+    /// Lets those log in who stand in line, as many as may.
+    fn start_next(self: &Rc<Self>) {
+        // What ends at once comes back to here; it must not do so once for each who has gone.
+        if std::mem::replace(&mut self.logins.borrow_mut().is_starting, true) {
+            return;
+        }
+        loop {
+            let next = self.logins.borrow_mut().approvals.next_login();
+            let Some((key, Asker { shard, client })) = next else { break };
+            let verdict = Verdict::LogIn;
+            match shard == self.shard() {
+                true => self.judged(key, client, verdict),
+                false => self.tell(shard, PeerMessage::Answer { key, client, verdict }),
+            }
+        }
+        self.logins.borrow_mut().is_starting = false;
     }
 
     /// `at`: when the server said so.
@@ -228,13 +216,7 @@ impl Backend {
                     self.tell(shard, PeerMessage::Answer { key, client, verdict });
                 }
             }
-            PeerMessage::Answer { key, client, verdict } => {
-                let is_here = self.logins.borrow().askers.contains_key(&client);
-                if is_here || verdict != Verdict::LogIn {
-                    return self.judged(client, verdict);
-                }
-                self.report_gone(key, client);
-            }
+            PeerMessage::Answer { key, client, verdict } => self.judged(key, client, verdict),
             PeerMessage::Report { key, outcome } => self.spread(key, outcome),
             PeerMessage::Outcome { client, outcome, at } => self.decided(client, outcome, at),
             PeerMessage::Renew { key } => {

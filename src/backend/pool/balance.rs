@@ -1,9 +1,6 @@
 //! Who gets what: waiters of this shard against each other, and this shard against the others.
 
-use super::{
-    DIALS_MAX, DIALS_OF_KEY_MAX, Entry, Key, Order, Pool, ServerId, State, Ticket, WAITERS_MAX,
-    Waiter, Want,
-};
+use super::{DIALS_MAX, Entry, Order, Pool, ServerId, State, Ticket, WAITERS_MAX, Waiter, Want};
 use crate::backend::identity::Identity;
 use crate::backend::planted::Bug;
 use crate::backend::{Discard, Refusal};
@@ -49,7 +46,7 @@ impl Pool {
                 self.probe(id);
             }
         }
-        self.forget_unused_keys();
+        self.keys.forget_unused();
         self.balance(now);
     }
 
@@ -58,9 +55,8 @@ impl Pool {
     pub fn next_deadline(&self) -> Option<Duration> {
         let waiter = self.waiters.first_key_value().map(|(_, waiter)| waiter.deadline);
         let pause = self.down.as_ref().filter(|_| waiter.is_some()).map(|(_, until)| *until);
-        let pauses = self.needy.iter().map(|&key| self.keys[key as usize].paused_until);
-        let pauses = pauses.filter(|until| *until > self.now);
-        waiter.into_iter().chain(pause).chain(pauses).min()
+        let key_pause = self.keys.pause_ends().filter(|_| waiter.is_some());
+        waiter.into_iter().chain(pause).chain(key_pause).min()
     }
 
     /// Refuses whoever waits, closes what is idle; leased ones close when they come back.
@@ -75,15 +71,15 @@ impl Pool {
 
     /// Serves waiters with permits, first come, first served, until something has to be waited for.
     pub(super) fn balance(&mut self, now: Duration) {
-        self.now = now;
-        while let Some((key, ticket)) = self.neediest() {
+        self.set_now(now);
+        while let Some((key, ticket)) = self.keys.neediest() {
             if !self.may_dial(now) {
                 break;
             }
             if self.spare > 0 || self.permits.try_take() {
                 self.spare = self.spare.saturating_sub(1);
                 self.dial(key, ticket, now);
-            } else if self.evicting >= self.uncovered() {
+            } else if self.evicting >= self.keys.uncovered() {
                 break;
             } else if let Some(id) = self.turnable(key).filter(|_| self.is_lease(ticket)) {
                 self.turn_over(id, key);
@@ -96,7 +92,7 @@ impl Pool {
         // What cannot be used just now must not come back to the hand that gives it away.
         // The word may stand there without `is_announced`: a second look was lucky, or an answer
         // came late.
-        if self.needy.is_empty() || self.spare > 0 {
+        if self.keys.is_nobody_waiting() || self.spare > 0 {
             self.is_announced = false;
             self.permits.withdraw(self.shard);
         }
@@ -108,7 +104,7 @@ impl Pool {
         }
         // Nobody here needs what lies idle: a bell that rang while everything was in use is heard
         // now.
-        if self.evicting >= self.uncovered() {
+        if self.evicting >= self.keys.uncovered() {
             self.others_wait();
         }
     }
@@ -130,7 +126,7 @@ impl Pool {
 
     /// Where a connection that has just become READY goes.
     pub(super) fn place(&mut self, id: ServerId, key: u32, now: Duration) {
-        self.now = now;
+        self.set_now(now);
         // One that came for a waiter here serves it first: two shards that both wait would else
         // hand it to and fro for ever.
         let has_served = self.entry(id).is_some_and(|entry| entry.has_served);
@@ -145,7 +141,7 @@ impl Pool {
         let same = self.keys[key as usize].queue.front().copied();
         // A permit is of no use to whoever waits for a pause to end.
         if self.may_dial(now)
-            && let Some((other, ticket)) = self.neediest()
+            && let Some((other, ticket)) = self.keys.neediest()
             && other != key
             && self.is_preferred(other, ticket, key, same)
         {
@@ -187,36 +183,19 @@ impl Pool {
     /// waiters come first, but only towards balance: else two busy identities would close each
     /// other's connections for ever.
     fn is_preferred(&self, other: u32, ticket: Ticket, key: u32, same: Option<Ticket>) -> bool {
-        if self.evicting >= self.uncovered() {
+        if self.evicting >= self.keys.uncovered() {
             return false;
         }
         if self.permits.open() < self.permits.limit() {
             return false; // a dial serves the other
         }
         let Some(same) = same else { return true };
+        // It may be wrong, and those who are in are about to have one more that it could take.
+        if !self.is_lease(ticket) && self.keys[key as usize].dialing > 0 {
+            return false;
+        }
         let (theirs, ours) = (self.keys[other as usize].held, self.keys[key as usize].held);
         ticket < same && (theirs == 0 || ours > theirs + 1)
-    }
-
-    /// The oldest waiter that no dial in flight will serve.
-    fn neediest(&self) -> Option<(u32, Ticket)> {
-        let oldest = |&key: &u32| {
-            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
-            let may_dial = *paused_until <= self.now && *dialing < DIALS_OF_KEY_MAX;
-            let lease = queue.get(*dialing).filter(|_| may_dial).copied();
-            lease.into_iter().chain(logins.front().copied()).min().map(|ticket| (key, ticket))
-        };
-        self.needy.iter().filter_map(oldest).min_by_key(|&(_, ticket)| ticket)
-    }
-
-    /// Waiters that no dial in flight will serve, and that may be dialled for.
-    fn uncovered(&self) -> usize {
-        let count = |&key: &u32| {
-            let Key { queue, logins, dialing, paused_until, .. } = &self.keys[key as usize];
-            let leases = queue.len().min(DIALS_OF_KEY_MAX).saturating_sub(*dialing);
-            logins.len() + if *paused_until <= self.now { leases } else { 0 }
-        };
-        self.needy.iter().map(count).sum()
     }
 
     /// Uses a permit.
@@ -233,7 +212,7 @@ impl Pool {
             entry.dialing += 1;
         }
         let identity = entry.identity.clone();
-        self.settle_need(key);
+        self.keys.settle(key, self.now);
         self.orders.push_back(Order::Dial(id, identity));
     }
 
@@ -246,22 +225,29 @@ impl Pool {
         if login.is_none() {
             self.keys[key as usize].dialing -= 1;
         }
-        self.settle_need(key);
+        self.keys.settle(key, self.now);
     }
 
     /// An idle connection to give away: one of the identity `wanted` if there is one, else the
     /// oldest. Private ones come last: their logins may be for one use.
     fn spare_idle(&self, wanted: u64) -> Option<ServerId> {
-        let same = |key: &&Key| key.identity.fingerprint.word() == wanted;
-        let mut keys = self.keys.iter().map(|(_, key)| key);
-        if let Some(id) = keys.clone().find(same).and_then(|key| key.idle.front()) {
-            return Some(*id);
+        let key = |entry: &Entry| &self.keys[entry.key as usize];
+        let mut oldest = None;
+        for (id, entry) in self.idle_entries() {
+            let identity = &key(entry).identity;
+            if identity.fingerprint.word() == wanted {
+                return key(entry).idle.front().copied();
+            }
+            let order = (identity.is_private, entry.used, id);
+            oldest = Some(oldest.map_or(order, |before| order.min(before)));
         }
-        let oldest = |key: &Key| {
-            let id = *key.idle.front()?;
-            Some((key.identity.is_private, self.entries[id.index as usize].used, id))
-        };
-        keys.by_ref().filter_map(oldest).min().map(|(.., id)| id)
+        oldest.map(|(.., id)| id)
+    }
+
+    /// Idle connections, of which there are `pool.size` at most: identities may be many more.
+    pub(super) fn idle_entries(&self) -> impl Iterator<Item = (ServerId, &Entry)> {
+        let idle = self.entries.iter().filter(|(_, entry)| entry.state == State::Idle);
+        idle.map(|(index, entry)| (ServerId { index: index as u32, serial: entry.serial }, entry))
     }
 
     /// Lends the connection to another shard if that wants its identity, else closes it and passes
@@ -297,16 +283,13 @@ impl Pool {
         self.orders.push_back(Order::Probe(id));
     }
 
-    pub(super) fn refusal(&self, now: Duration) -> Option<Refusal> {
+    /// Why nobody may wait here. A server that could not be dialled is no reason: it may be back,
+    /// and whoever waits has it looked for when the pause is over.
+    pub(super) fn refusal(&self) -> Option<Refusal> {
         if self.is_draining {
             return Some(Refusal::Draining);
         }
-        if self.waiters.len() >= WAITERS_MAX {
-            return Some(Refusal::QueueFull);
-        }
-        let (text, until) = self.down.as_ref()?;
-        let is_alone = self.entries.iter().all(|(_, entry)| entry.state == State::Closing);
-        (now < *until && is_alone).then(|| Refusal::Unreachable(text.clone()))
+        (self.waiters.len() >= WAITERS_MAX).then_some(Refusal::QueueFull)
     }
 
     pub(super) fn enqueue(&mut self, key: u32, want: Want, now: Duration) -> Ticket {
@@ -319,7 +302,7 @@ impl Pool {
             Want::Lease => self.keys[key as usize].queue.push_back(ticket),
             Want::Login => self.keys[key as usize].logins.push_back(ticket),
         }
-        self.needy.insert(key);
+        self.keys.settle(key, self.now);
         ticket
     }
 
@@ -341,58 +324,25 @@ impl Pool {
             Want::Lease => take(&mut key.queue),
             Want::Login => take(&mut key.logins),
         }
-        self.settle_need(waiter.key);
+        self.keys.settle(waiter.key, self.now);
         true
-    }
-
-    pub(super) fn settle_need(&mut self, key: u32) {
-        let Key { queue, logins, .. } = &self.keys[key as usize];
-        match queue.is_empty() && logins.is_empty() {
-            true => self.needy.remove(&key),
-            false => self.needy.insert(key),
-        };
     }
 
     /// The identity's number here; made at its first use.
     pub(super) fn key(&mut self, identity: &Rc<Identity>) -> u32 {
-        if let Some(&key) = self.by_fingerprint.get(&identity.fingerprint) {
-            return key;
-        }
-        let key = self.keys.insert(Key {
-            identity: identity.clone(),
-            idle: VecDeque::new(),
-            queue: VecDeque::new(),
-            logins: VecDeque::new(),
-            dialing: 0,
-            held: 0,
-            paused_until: Duration::ZERO,
-            refused: None,
-            refused_at: Duration::ZERO,
-            approved_at: None,
-        }) as u32;
-        self.by_fingerprint.insert(identity.fingerprint, key);
-        key
+        self.keys.find(identity.fingerprint).unwrap_or_else(|| self.keys.add(identity))
     }
 
     /// The same identity as the pool knows it. A private one is told by its own value.
     pub fn known_identity(&self, identity: &Identity) -> Option<Rc<Identity>> {
-        let key = *self.by_fingerprint.get(&identity.fingerprint)?;
+        let key = self.keys.find(identity.fingerprint)?;
         (!identity.is_private).then(|| self.keys[key as usize].identity.clone())
     }
 
-    /// Keys without connections and waiters whose identity no client has any more.
-    fn forget_unused_keys(&mut self) {
-        let by_fingerprint = &mut self.by_fingerprint;
-        self.keys.retain(|_, key| {
-            let is_used = key.held > 0
-                || !key.queue.is_empty()
-                || !key.logins.is_empty()
-                || Rc::strong_count(&key.identity) > 1;
-            if !is_used {
-                by_fingerprint.remove(&key.identity.fingerprint);
-            }
-            is_used
-        });
+    /// Time goes on: pauses end.
+    pub(super) fn set_now(&mut self, now: Duration) {
+        self.now = now;
+        self.keys.resume(now);
     }
 
     pub(super) fn insert(
@@ -593,7 +543,112 @@ mod tests {
             pool.dial_failed(id, unreachable(), NOW);
         }
         // The first pause with its jitter, not the longest.
-        assert!(pool.refusal(NOW).is_some());
-        assert!(pool.refusal(NOW + BACKOFF_MIN * 2).is_none());
+        pool.acquire(&identity, Want::Lease, NOW);
+        pool.tick(NOW + BACKOFF_MIN * 2);
+        assert_eq!(dials(&mut pool).len(), 1);
+    }
+
+    /// A server that is away for a minute, with somebody always waiting: how often it is dialled,
+    /// and when at last after it is back.
+    #[test]
+    fn who_waits_has_a_lost_server_looked_for_soon_and_not_too_often() {
+        const STEP: Duration = Duration::from_millis(10);
+        let (mut pool, _) = pool(64);
+        let identities: Vec<_> = (0..20).map(|user| identity_of(&format!("user{user}"))).collect();
+        let (mut now, mut attempts, mut refused) = (NOW, Vec::new(), 0);
+        let back = NOW + Duration::from_secs(60);
+        while attempts.last().is_none_or(|at| *at < back) {
+            for identity in &identities {
+                let acquired = pool.acquire(identity, Want::Lease, now);
+                assert!(matches!(acquired, Acquired::Waiting(_)), "nobody is sent away unasked");
+            }
+            pool.tick(now);
+            while let Some(order) = pool.next_order() {
+                match order {
+                    Order::Dial(id, _) => {
+                        attempts.push(now);
+                        pool.dial_failed(id, unreachable(), now);
+                    }
+                    Order::Refuse(..) => refused += 1,
+                    _ => {}
+                }
+            }
+            now += STEP;
+        }
+        let gap = attempts.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
+        assert!(gap <= Duration::from_secs(1), "{gap:?} between two attempts");
+        let in_second = |second: u32| {
+            let from = NOW + Duration::from_secs(1) * second;
+            let to = from + Duration::from_secs(1);
+            attempts.iter().filter(|&&at| from <= at && at < to).count()
+        };
+        // Two pauses may end within a second, each with as many dials as may be in flight.
+        let busiest = (5..60).map(in_second).max().unwrap();
+        assert!(busiest <= 2 * DIALS_MAX as usize, "{busiest} dials in a second");
+        assert!(in_second(0) <= 6 * DIALS_MAX as usize, "{} at the beginning", in_second(0));
+        assert!(refused > 0, "who waited is told when the dial has failed");
+    }
+
+    #[test]
+    fn shards_that_lost_a_server_together_do_not_dial_it_together() {
+        let second = |seed| {
+            let (pool, permits) = pool(8);
+            let mut pool = Pool::new(0, permits, pool.options, seed);
+            let mut now = NOW;
+            for _ in 0..10 {
+                pool.acquire(&identity(), Want::Lease, now);
+                now = pool.next_deadline().unwrap().min(now + BACKOFF_MAX * 2);
+                pool.tick(now);
+                dials(&mut pool).into_iter().for_each(|id| {
+                    pool.dial_failed(id, unreachable(), now);
+                });
+            }
+            now
+        };
+        let mut ends: Vec<Duration> = (1..=8).map(second).collect();
+        ends.sort();
+        ends.dedup();
+        assert_eq!(ends.len(), 8);
+    }
+
+    /// Thousands of identities wait for one connection: each event looks at a few of them, and they
+    /// are served in the order in which they came.
+    #[test]
+    fn a_checkin_does_not_look_at_all_who_wait() {
+        const USERS: usize = 10_000;
+        let (mut pool, _) = pool(1);
+        let identities: Vec<_> = (0..USERS).map(|user| identity_of(&user.to_string())).collect();
+        let mut tickets = Vec::new();
+        for identity in &identities {
+            match pool.acquire(identity, Want::Lease, NOW) {
+                Acquired::Waiting(ticket) => tickets.push(ticket),
+                other => panic!("the first dial is under way: {other:?}"),
+            }
+        }
+        let (mut granted, mut dialled) = (Vec::new(), 0);
+        while let Some(order) = pool.next_order() {
+            match order {
+                Order::Dial(id, identity) => {
+                    assert!(Rc::ptr_eq(&identity, &identities[dialled]));
+                    dialled += 1;
+                    pool.dialed(id, NOW);
+                }
+                Order::Grant(ticket, id) => {
+                    granted.push(ticket);
+                    pool.checkin(id, NOW);
+                }
+                Order::Close(id, why) => {
+                    assert_eq!(why, Discard::Evicted);
+                    pool.closed(id, NOW);
+                }
+                Order::RingOthers => {}
+                other => panic!("{other:?}"),
+            }
+            // As the keeper does after each event.
+            pool.next_deadline();
+        }
+        assert_eq!(granted, tickets);
+        let looks = pool.keys.looks.get();
+        assert!(looks < 60 * USERS as u64, "{looks} looks for {USERS} identities");
     }
 }

@@ -11,12 +11,8 @@ use super::*;
 impl Pool {
     /// The connection that has been idle for longest and can become one of `key`.
     pub(super) fn turnable(&self, key: u32) -> Option<ServerId> {
-        let idle = |(from, entry): (usize, &Key)| {
-            let id = *entry.idle.front()?;
-            self.may_turn(from as u32, key).then_some(id)
-        };
-        let used = |id: &ServerId| self.entries[id.index as usize].used;
-        self.is_turned_to(key).then(|| self.keys.iter().filter_map(idle).min_by_key(used))?
+        let idle = self.idle_entries().filter(|(_, entry)| self.may_turn(entry.key, key));
+        idle.min_by_key(|(id, entry)| (entry.used, *id)).map(|(id, _)| id)
     }
 
     /// Whether connections of `from` may become connections of `to`.
@@ -55,7 +51,7 @@ impl Pool {
             false => target.identity.clone(),
         };
         self.dialing += 1;
-        self.settle_need(key);
+        self.keys.settle(key, self.now);
         self.orders.push_back(Order::TurnOver(id, identity));
         if self.planted.has(Bug::SendBeforeLogon) {
             self.dialed(id, self.now);

@@ -65,8 +65,8 @@ impl Pool {
     /// connections goes on with them, and the dial is tried again later.
     pub(super) fn login_slow(&mut self, key: u32, login: Option<Ticket>, text: String) {
         match login {
-            Some(ticket) => self.refuse(ticket, Refusal::Unreachable(text)),
-            None => self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE,
+            Some(ticket) => self.refuse(ticket, Refusal::Unanswered(text)),
+            None => self.keys.pause(key, self.now + REFUSED_PAUSE, self.now),
         }
     }
 
@@ -79,7 +79,7 @@ impl Pool {
             self.refuse_key(key, &failure, true);
         } else if login.is_none() && failure.is_passing() {
             // Whoever has connections goes on with them; the dial is tried again later.
-            self.keys[key as usize].paused_until = self.now + REFUSED_PAUSE;
+            self.keys.pause(key, self.now + REFUSED_PAUSE, self.now);
         } else if login.is_none()
             && let Some(&ticket) = self.keys[key as usize].queue.front()
         {
@@ -94,7 +94,7 @@ impl Pool {
         let queue = &mut self.keys[key as usize].queue;
         let at = queue.partition_point(|other| *other < ticket);
         queue.insert(at, ticket);
-        self.settle_need(key);
+        self.keys.settle(key, self.now);
         let refused = self.keys[key as usize].refused.clone();
         if let Some(failure) = refused {
             self.refuse(ticket, Refusal::Server(failure));
@@ -107,7 +107,7 @@ impl Pool {
     pub(super) fn version_refused(&mut self, key: u32) {
         let version = self.keys[key as usize].identity.profile.version;
         let text = format!("it does not speak Bolt {version} any more");
-        self.refuse_waiters(key, &Refusal::Unreachable(text));
+        self.refuse_waiters(key, &Refusal::Unanswered(text));
     }
 
     /// Whoever waits for a connection of this key or for its login.

@@ -239,7 +239,7 @@ fn a_slow_login_pauses_its_own_user_alone() {
     pool.acquire(&identity("carol"), Want::Login, NOW);
     let login = dial(&mut pool);
     pool.dial_failed(login, DialFailure::Slow("too slow".into()), NOW);
-    assert!(matches!(orders(&mut pool)[..], [Order::Refuse(_, Refusal::Unreachable(_))]));
+    assert!(matches!(orders(&mut pool)[..], [Order::Refuse(_, Refusal::Unanswered(_))]));
 }
 
 #[test]
