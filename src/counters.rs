@@ -50,6 +50,8 @@ pub struct ShardCounters {
     pub accept_pauses: u64,
     pub over_budget: u64,
     pub enters: u64,
+    /// Pauses that ended while a shard still looked for messages.
+    pub pauses_caught: u64,
     /// TLS handshakes with clients and with servers: full, resumed, failed.
     pub tls_handshakes: [Tally<3>; 2],
 }

@@ -227,6 +227,7 @@ fn driver_options(settings: &Settings) -> driver::Options {
     driver::Options {
         credit_bytes: transport.credit,
         wants_bundles: transport.bundles,
+        busy_poll: transport.busy_poll,
         buffers: [transport.buffers_client, transport.buffers_server],
         buffer_bytes: transport.buffer_size,
         queue_bytes_max: transport.credit as usize,
@@ -340,6 +341,7 @@ fn report(world: &World) -> ShardCounters {
         accept_pauses: driver.accept_pauses,
         over_budget: driver.over_budget,
         enters: driver.enters,
+        pauses_caught: driver.pauses_caught,
         tls_handshakes: driver.tls_handshakes,
     }
 }

@@ -139,6 +139,7 @@ fn defaults_are_the_documented_ones() {
         ("transport.buffers_server", "512"),
         ("transport.buffer_size", "16KiB"),
         ("transport.bundles", "true"),
+        ("transport.busy_poll", "0"),
         ("log.level", "info"),
         ("log.debug", "false"),
     ];
@@ -163,7 +164,7 @@ const COMPANIONS: [(&str, &[&str]); 9] = [
 ];
 
 /// A value other than the default for each key, printed as it is written.
-const OTHERS: [(&str, &str); 55] = [
+const OTHERS: [(&str, &str); 56] = [
     ("shards", "3"),
     ("listen.bind", "127.0.0.1:1,[::1]:2,*:3,unix:/run/bolt.sock"),
     ("listen.tls", "required"),
@@ -217,6 +218,7 @@ const OTHERS: [(&str, &str); 55] = [
     ("transport.buffers_server", "64"),
     ("transport.buffer_size", "32KiB"),
     ("transport.bundles", "false"),
+    ("transport.busy_poll", "50us"),
     ("log.level", "warn"),
     ("log.debug", "true"),
 ];
@@ -392,7 +394,7 @@ fn session_mode_may_go_unmonitored() {
 }
 
 /// `--set` texts that are refused, and a part of what is said.
-const REFUSED: [(&str, &str); 76] = [
+const REFUSED: [(&str, &str); 78] = [
     ("listen.bind=unix:bolt.sock", "must begin at /"),
     ("listen.bind=unix:", "must begin at /"),
     ("listen.bind=unix:/a,unix:/a", "unix:/a is listed twice"),
@@ -402,6 +404,8 @@ const REFUSED: [(&str, &str); 76] = [
     ("listen.proxy_protocol=required", "needs listen.proxy_networks"),
     ("listen.proxy_networks=10.0.0.0/8", "needs listen.proxy_protocol = \"required\""),
     ("listen.proxy_networks=ten", "expected a network such as 10.0.0.0/8, not \"ten\""),
+    ("transport.busy_poll=2ms", "expected 0 or a duration from 1us to 1ms, not \"2ms\""),
+    ("transport.busy_poll=50", "expected 0 or a duration from 1us to 1ms, not \"50\""),
     ("pool.size=0", "--set pool.size: expected a whole number from 1 to 65535, not \"0\""),
     ("pool.size=-1", "not \"-1\""),
     ("pool.size=1.5", "expected a whole number"),

@@ -17,9 +17,10 @@ use std::fmt::Write;
 use crate::config::keys::forms::*;
 use crate::config::settings::{LogLevel, PoolMode, Settings, TlsMode, TlsVersion};
 use crate::config::values::{
-    AUTO, UplinkAddress, parse_duration, parse_duration_optional, parse_duration_positive,
-    parse_number, parse_percent, parse_size, parse_switch, parse_uri, parse_versions, parse_word,
-    show_bind, show_duration, show_duration_optional, show_size, show_uri, show_versions,
+    AUTO, UplinkAddress, parse_busy_poll, parse_duration, parse_duration_optional,
+    parse_duration_positive, parse_number, parse_percent, parse_size, parse_switch, parse_uri,
+    parse_versions, parse_word, show_bind, show_busy_poll, show_duration, show_duration_optional,
+    show_size, show_uri, show_versions,
 };
 
 /// More connections to one server than one address has ports for cannot be opened.
@@ -425,6 +426,14 @@ pub const KEYS: &[Key] = &[
         "transport.bundles",
         transport.bundles,
         "whether one receive may fill several buffers, where the kernel does that right"
+    ),
+    key!(
+        "transport.busy_poll",
+        Duration,
+        transport.busy_poll,
+        parse_busy_poll,
+        |it: &_| show_busy_poll(*it),
+        "how long a shard looks for messages before it sleeps, at most 1ms; 0: not at all"
     ),
     key!(
         "log.level",

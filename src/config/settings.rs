@@ -386,6 +386,9 @@ pub struct Transport {
     /// effect only where receives can be limited, which came after the fixes (Linux 6.17), and
     /// where a test at start finds every byte in its place.
     pub bundles: bool,
+    /// How long a shard looks for messages before it sleeps: not at all, since that trades CPU time
+    /// for latency.
+    pub busy_poll: Duration,
 }
 
 impl Default for Transport {
@@ -396,6 +399,7 @@ impl Default for Transport {
             buffers_server: 512,
             buffer_size: 16 * KIB,
             bundles: true,
+            busy_poll: Duration::ZERO,
         }
     }
 }

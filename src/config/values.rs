@@ -24,6 +24,9 @@ const DURATION_UNITS: [(&str, u64); 4] =
 const SIZE_UNITS: [(&str, u64); 4] =
     [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
+/// A tick of the busy shard is five times as long: its deadlines and channels are not delayed.
+pub const BUSY_POLL_MAX: Duration = Duration::from_millis(1);
+
 /// The word for "found out by itself".
 pub const AUTO: &str = "auto";
 
@@ -70,6 +73,24 @@ pub fn show_duration(duration: Duration) -> String {
         return "0s".into();
     }
     show_with_unit(duration_ms, &DURATION_UNITS)
+}
+
+/// Reads how long to look before sleeping: `50us`, at most a millisecond; zero needs no unit.
+pub fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+    let found = match text.trim() {
+        "0" => Some(0),
+        text => parse_with_unit(text, &[("us", 1), ("ms", 1000)]),
+    };
+    let duration = found.map(Duration::from_micros).filter(|found| *found <= BUSY_POLL_MAX);
+    duration.ok_or_else(|| format!("expected 0 or a duration from 1us to 1ms, not {text:?}"))
+}
+
+/// Prints it.
+pub fn show_busy_poll(duration: Duration) -> String {
+    match duration.as_micros() {
+        0 => "0".into(),
+        micros => format!("{micros}us"),
+    }
 }
 
 /// Prints a duration or `off`.

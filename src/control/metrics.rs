@@ -61,6 +61,7 @@ const COUNTERS: &[Family] = &[
     ("failures_made", "FAILUREs that boltmux itself has answered", |c| c.failures_made),
     ("over_budget", "Connections that failed for want of heap budget", |c| c.over_budget),
     ("ring_enters", "System calls of the private rings", |c| c.enters),
+    ("pauses_caught", "Pauses that ended while a shard looked for messages", |c| c.pauses_caught),
 ];
 
 /// Counters with the server as label.

@@ -11,6 +11,7 @@
 mod accept;
 pub mod address;
 pub mod buffer;
+mod busy_poll;
 pub mod conn;
 pub mod detect;
 pub mod driver;

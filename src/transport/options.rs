@@ -1,6 +1,7 @@
 //! What a driver is told and what it counts. Values only.
 
 use crate::transport::ring::Receive;
+use std::time::Duration;
 
 /// How one shard's data plane is laid out.
 #[derive(Clone, Debug)]
@@ -11,6 +12,8 @@ pub struct Options {
     pub credit_bytes: u32,
     /// Several buffers per completion, if the self-test finds that this kernel does it right.
     pub wants_bundles: bool,
+    /// How long a shard looks for completions before it sleeps; zero: not at all.
+    pub busy_poll: Duration,
     /// Buffers for accepted and for dialed sockets, each a power of two: apart, so that uploads
     /// can never hold the buffers that answers need.
     pub buffers: [u16; 2],
@@ -32,6 +35,7 @@ impl Default for Options {
             receive: None,
             credit_bytes: 64 << 10,
             wants_bundles: false,
+            busy_poll: Duration::ZERO,
             buffers: [512; 2],
             buffer_bytes: 16 << 10,
             queue_bytes_max: 64 << 10,
@@ -67,6 +71,8 @@ pub enum TlsEvent {
 pub struct Counters {
     /// System calls of the private ring.
     pub enters: u64,
+    /// Pauses that ended while the shard still looked (`Options::busy_poll`).
+    pub pauses_caught: u64,
     /// Slots in use now.
     pub sockets: usize,
     /// Deadlines on the wheel now.

@@ -10,6 +10,7 @@
 
 use crate::transport::accept::Listening;
 use crate::transport::buffer::Pool;
+use crate::transport::busy_poll::BusyPoll;
 use crate::transport::heap::HeapBudget;
 use crate::transport::options::{Counters, Options, Planted};
 use crate::transport::receive::Parked;
@@ -53,6 +54,7 @@ pub struct State {
     dirty: [Vec<Key>; 2],
     pub parked: [Parked; 2],
     pub sends: Sends,
+    pub busy_poll: BusyPoll,
     /// Wakes handed to tasks since the pump last yielded.
     pub wakes: u32,
     pub seen: Seen,
@@ -96,6 +98,7 @@ impl State {
             dirty: Default::default(),
             parked: Default::default(),
             sends: Sends::default(),
+            busy_poll: BusyPoll::new(options.busy_poll),
             wakes: 0,
             seen: Seen::default(),
             tick_generation: 0,

@@ -70,7 +70,11 @@ impl State {
             true => 1 + expected,
         };
         self.pools.iter().for_each(|pool| pool.refill());
-        self.ring.enter(want).expect("a ring that was set up can be entered");
+        if may_wait && !self.busy_poll.is_off() {
+            self.enter_looking(want);
+        } else {
+            self.enter_ring(want);
+        }
         let completions = self.ring.completions();
         for cqe in &completions {
             self.handle(*cqe);
@@ -83,6 +87,26 @@ impl State {
             self.advance_wheel();
         }
         self.watch_fresh_sends();
+    }
+
+    fn enter_ring(&mut self, want: u32) {
+        self.ring.enter(want).expect("a ring that was set up can be entered");
+    }
+
+    /// Looks for completions before it sleeps until they come.
+    fn enter_looking(&mut self, want: u32) {
+        let (began, limit) = (ring::monotonic(), self.busy_poll.limit());
+        let mut is_asleep = limit.is_zero();
+        self.enter_ring(if is_asleep { want } else { 0 });
+        while !is_asleep && self.ring.ready() < want as usize {
+            is_asleep = ring::monotonic() - began >= limit;
+            if is_asleep || self.ring.has_deferred() {
+                self.enter_ring(if is_asleep { want } else { 0 });
+            }
+            std::hint::spin_loop();
+        }
+        self.counters.pauses_caught += u64::from(!is_asleep);
+        self.busy_poll.note_pause(ring::monotonic() - began);
     }
 
     /// From idle to busy.

@@ -159,6 +159,41 @@ fn wake_latencies(remote: &Remote, pause: Duration, ring: impl Fn()) -> Vec<Dura
     }
 }
 
+/// Looking costs a core: it ends when messages stop following each other.
+#[test]
+fn a_shard_that_looks_before_it_sleeps_still_sleeps() {
+    let limit = Duration::from_millis(1); // the most: round trips here are faster
+    let looks = Remote::start(Options { busy_poll: limit, ..Options::default() });
+    let ordinary = Remote::start(Options::default());
+    let server = echo();
+    for remote in [&looks, &ordinary] {
+        let mut stream = TcpStream::connect(remote.relay(server)).unwrap();
+        let mut block = [1; 100];
+        for _ in 0..30 {
+            for _ in 0..100 {
+                stream.write_all(&block).unwrap();
+                stream.read_exact(&mut block).unwrap();
+            }
+            // 200 pauses each time; on a busy machine some of them are long.
+            if looks.counters().pauses_caught > 100 {
+                break;
+            }
+        }
+    }
+    let caught = looks.counters().pauses_caught;
+    assert!(caught > 100, "{caught} pauses were looked through");
+    assert_eq!(ordinary.counters().pauses_caught, 0);
+    thread::sleep(Duration::from_millis(100));
+    let before = looks.counters();
+    thread::sleep(Duration::from_millis(500));
+    let after = looks.counters();
+    // Each job of this test wakes the shard, and it takes a few ticks to fall asleep again.
+    assert!(after.sleeps > before.sleeps, "it sleeps");
+    let caught = after.pauses_caught - before.pauses_caught;
+    assert!(caught < 20, "{caught} pauses in half a second of silence");
+    println!("{} enters in 500 ms of silence", after.enters - before.enters);
+}
+
 #[test]
 fn other_threads_wake_a_shard() {
     let (remote, other) = (Remote::start(Options::default()), Remote::start(Options::default()));

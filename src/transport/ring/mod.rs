@@ -246,8 +246,17 @@ impl Ring {
     /// Whether an enter now would find completions, or deferred work that makes some.
     pub fn has_work(&mut self) -> bool {
         let is_read = self.completions.is_empty() && self.io.completion().is_empty();
-        let submission = self.io.submission();
-        !is_read || submission.taskrun() || submission.cq_overflow()
+        !is_read || self.has_deferred() || self.io.submission().cq_overflow()
+    }
+
+    /// How many completions `completions` would return now.
+    pub fn ready(&mut self) -> usize {
+        self.completions.len() + self.io.completion().len()
+    }
+
+    /// Whether the kernel has deferred work that an enter would run; no system call.
+    pub fn has_deferred(&mut self) -> bool {
+        self.io.submission().taskrun()
     }
 
     /// Takes all completions that are there; give the vector back with `recycle`.
