@@ -411,7 +411,7 @@ pub const KEYS: &[Key] = &[
         transport.buffers_client,
         parse_buffers,
         u16::to_string,
-        "receive buffers for clients, per shard; a power of two"
+        "large receive buffers for clients, per shard; a power of two; four of 1KiB with each"
     ),
     key!(
         "transport.buffers_server",
@@ -419,9 +419,9 @@ pub const KEYS: &[Key] = &[
         transport.buffers_server,
         parse_buffers,
         u16::to_string,
-        "receive buffers for servers, per shard; a power of two"
+        "large receive buffers for servers, per shard; a power of two; four of 1KiB with each"
     ),
-    size!("transport.buffer_size", transport.buffer_size, PAGE, MIB, "bytes of one receive buffer"),
+    size!("transport.buffer_size", transport.buffer_size, PAGE, MIB, "bytes of one large buffer"),
     switch!(
         "transport.bundles",
         transport.bundles,

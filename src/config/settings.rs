@@ -373,13 +373,14 @@ pub struct Transport {
     /// (measured). Not asking is the back-pressure. A shard whose slow readers hold half of the
     /// buffers goes down to 64 KiB.
     pub credit: u32,
-    /// Buffers for clients' bytes: 512, a power of two; 8 MiB with the default size. Requests that
-    /// wait may keep a quarter of them.
+    /// Large buffers for clients' bytes: 512, a power of two; 8 MiB with the default size, beside
+    /// 2 MiB of small ones. Requests that wait may keep three quarters of the small ones and a
+    /// quarter of the large ones.
     pub buffers_client: u16,
     /// Buffers for servers' bytes: 512, apart from the clients', so that uploads never hold
     /// what answers need.
     pub buffers_server: u16,
-    /// Bytes of one buffer: 16 KiB, which takes nearly every message whole.
+    /// Bytes of one large buffer: 16 KiB, which takes nearly every message whole.
     pub buffer_size: u32,
     /// Whether one receive may fill several buffers: yes, a fifth less CPU time for large results
     /// (measured). Kernels from 6.10 to the fixes of mid-2025 can misplace data then, so it takes

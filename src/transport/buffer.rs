@@ -284,6 +284,14 @@ impl Chunk {
         Some(Chunk { backing, start: 0, end })
     }
 
+    /// Where its buffer goes back to, if it is one of a ring.
+    pub fn pool(&self) -> Option<&Rc<Pool>> {
+        match &self.backing {
+            Backing::Ring { pool, .. } => Some(pool),
+            _ => None,
+        }
+    }
+
     /// Drops the first `count` bytes.
     pub fn advance(&mut self, count: usize) {
         assert!(count <= self.len(), "a chunk of {} bytes has no {count} to drop", self.len());

@@ -3,10 +3,11 @@
 //! `Driver` is shared by all tasks of one executor. `State` is what the pump (in `pump`) and the
 //! tasks both touch; no borrow of it crosses an `.await`.
 
-use crate::transport::buffer::Pool;
+use crate::transport::buffer::Chunk;
 use crate::transport::conn::Conn;
 use crate::transport::heap::HeapBudget;
 use crate::transport::listener;
+use crate::transport::pools::Pools;
 use crate::transport::pump::{self, Doorbell};
 use crate::transport::receive::PRESSED_BYTES;
 use crate::transport::ring::{self, Receive, Ring};
@@ -44,13 +45,8 @@ impl Driver {
     pub fn start(options: Options) -> Result<Rc<Driver>, String> {
         let mut ring = Ring::new()?;
         let text = |error: io::Error| ring::explain(&error);
-        let pool = |entries| Pool::new(entries, options.buffer_bytes, options.planted);
-        let pools = [pool(options.buffers[0]), pool(options.buffers[1])];
-        let [accepted, dialed] = pools;
-        let pools = [accepted.map_err(text)?, dialed.map_err(text)?];
-        for (group, pool) in (0..).zip(&pools) {
-            ring.register_pool(pool, group).map_err(text)?;
-        }
+        let pools = Pools::new(&options).map_err(text)?;
+        pools.register(&mut ring).map_err(text)?;
         let doorbell = Doorbell::new().map_err(text)?;
         ring.register_eventfd(doorbell.as_raw_fd()).map_err(text)?;
         let (mailbox, mail) = UnixStream::pair().map_err(text)?;
@@ -210,8 +206,8 @@ impl Driver {
     }
 
     /// Whether one more request may wait in the buffer it came in, beside `kept` that do.
-    pub fn may_keep(&self, kept: usize) -> bool {
-        self.state.borrow().may_keep(kept)
+    pub fn may_keep(&self, chunk: &Chunk, kept: usize) -> bool {
+        self.state.borrow().may_keep(chunk, kept)
     }
 
     /// The time of this shard's deadlines: monotonic, since some fixed moment.

@@ -19,6 +19,7 @@ pub mod heap;
 pub mod http;
 pub mod listener;
 pub mod options;
+mod pools;
 pub mod proxy_protocol;
 mod pump;
 mod receive;

@@ -5,6 +5,7 @@
 //! `parked`.
 
 use crate::transport::buffer::{Chunk, Pool, enqueue};
+use crate::transport::pools::{self, SMALL_BYTES, Size};
 use crate::transport::ring::{Cqe, Receive, Ring};
 use crate::transport::socket::{Key, Operation, Receiving, Side, Socket, user_data};
 use crate::transport::state::State;
@@ -19,6 +20,10 @@ const WAITING_CHUNKS_MAX: usize = 16;
 /// A credit, and what may be queued towards a peer, while the shard is short of memory: large ones
 /// save system calls for large results, small ones let more slow readers fit into the same memory.
 pub const PRESSED_BYTES: u32 = 64 << 10;
+
+/// A credit in small buffers: a large message has had so many bytes in small pieces before it gets
+/// large buffers, and a small one arms a receive a hundred times less often than it comes.
+const SMALL_CREDIT: u32 = WAITING_CHUNKS_MAX as u32 * SMALL_BYTES;
 
 /// Sockets of one pool that found no buffer, first come, first served.
 pub type Parked = VecDeque<Key>;
@@ -35,8 +40,10 @@ impl Socket {
 
     pub fn arm_receive(&mut self, ring: &mut Ring, how: Receive, key: Key) {
         (self.wants_bytes, self.receiving) = (false, Receiving::Armed);
-        let data = user_data(Operation::Receive, key);
-        ring.receive(self.fd.as_raw_fd(), self.side as u16, how, data);
+        let (how, size) = fitting(how, std::mem::take(&mut self.fills_small));
+        self.size = size;
+        let group = pools::group(self.side, size);
+        ring.receive(self.fd.as_raw_fd(), group, how, user_data(Operation::Receive, key));
         self.operations += 1;
     }
 
@@ -55,16 +62,21 @@ impl State {
     /// three quarters are left for those that come then.
     pub fn is_pressed(&self) -> bool {
         let is_half_lent = |pool: &Rc<Pool>| pool.lent() > pool.entries() / 2;
-        self.pools.iter().any(is_half_lent) || self.heap.bytes_held() > self.heap.bytes_max() / 4
+        self.pools.large.iter().any(is_half_lent)
+            || self.heap.bytes_held() > self.heap.bytes_max() / 4
     }
 
-    /// Whether one more request may wait in the buffer it came in, beside `kept` that do. A quarter
-    /// of the clients' buffers may: that alone neither presses the shard nor keeps those parked
-    /// from what they are waiting for. None while half of the buffers are out: what moves needs
-    /// the others.
-    pub fn may_keep(&self, kept: usize) -> bool {
-        let pool = &self.pools[Side::Accepted as usize];
-        kept < usize::from(pool.entries() / 4) && pool.lent() <= pool.entries() / 2
+    /// Whether one more request may wait in the buffer it came in, beside `kept` that do. Small
+    /// buffers may be kept while a quarter of them is free: who finds none takes a large one. Of
+    /// the clients' large ones a quarter may be kept: that alone neither presses the shard nor
+    /// keeps those parked from what they are waiting for. None while half of them are out: what
+    /// moves needs the others.
+    pub fn may_keep(&self, chunk: &Chunk, kept: usize) -> bool {
+        let pool = &self.pools.large[Side::Accepted as usize];
+        match chunk.pool() {
+            Some(own) if !Rc::ptr_eq(own, pool) => !is_low(own),
+            _ => kept < usize::from(pool.entries() / 4) && pool.lent() <= pool.entries() / 2,
+        }
     }
 
     /// How a receive is armed now.
@@ -106,12 +118,13 @@ impl State {
         let first = cqe.buffer().expect("bytes come in a buffer");
         // Behind an end of our own making nothing is taken in any more, but buffers come back.
         let is_taken = socket.end.is_none();
-        pools[side].lend(first, length, |chunk| match is_taken {
+        socket.fills_small |= length >= SMALL_BYTES;
+        pools.of(socket.side, socket.size).lend(first, length, |chunk| match is_taken {
             true => enqueue(&mut socket.received, chunk),
             false => drop(chunk),
         });
         counters.received_bytes[side] += u64::from(length);
-        counters.lent_max[side] = counters.lent_max[side].max(pools[side].lent());
+        counters.lent_max[side] = counters.lent_max[side].max(pools.lent()[side]);
         if is_running && socket.received.len() > WAITING_CHUNKS_MAX {
             socket.receiving = Receiving::Stopping;
             socket.operations += 1;
@@ -121,13 +134,16 @@ impl State {
         }
     }
 
-    /// The kernel found no buffer and ended the receive: on with a deeper ring, or wait.
+    /// The kernel found no buffer and ended the receive: on with a deeper ring, with a large buffer
+    /// where the small ones are out, or wait.
     fn without_buffer(&mut self, key: Key) {
         let socket = self.sockets.get(key).expect("a slot outlives its operations");
         let side = socket.side as usize;
-        if self.pools[side].deepen() {
-            self.counters.deepened += 1;
+        let has_more = self.pools.of(socket.side, socket.size).deepen();
+        self.counters.deepened += u64::from(has_more);
+        if has_more || socket.size == Size::Small {
             socket.wants_bytes = true;
+            socket.fills_small |= !has_more;
             self.touch(key);
         } else {
             self.counters.parked += 1;
@@ -152,8 +168,8 @@ impl State {
     /// Arms parked receives again once a quarter of their pool is back: so that each gets a credit,
     /// not each a buffer.
     pub fn unpark(&mut self) {
-        for side in 0..self.pools.len() {
-            if self.parked[side].is_empty() || is_low(&self.pools[side]) {
+        for side in 0..self.parked.len() {
+            if self.parked[side].is_empty() || is_low(&self.pools.large[side]) {
                 continue;
             }
             for key in std::mem::take(&mut self.parked[side]) {
@@ -168,7 +184,155 @@ impl State {
     }
 }
 
+/// What a receive takes its buffers from: who has filled a small one since the last receive was
+/// armed gets large ones, and bundles of them. Kernels that take one receive for one buffer get
+/// large ones always: each small one would cost a system call.
+fn fitting(how: Receive, fills_small: bool) -> (Receive, Size) {
+    match how {
+        Receive::Limited { total, .. } if !fills_small => {
+            (Receive::Limited { bundle: false, total: total.min(SMALL_CREDIT) }, Size::Small)
+        }
+        _ => (how, Size::Large),
+    }
+}
+
 /// Whether less than a quarter of a pool is left.
 pub fn is_low(pool: &Pool) -> bool {
     pool.free() < pool.entries() / 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::options::Options;
+    use crate::transport::pools::Pools;
+    use crate::transport::ring::bounded;
+    use crate::transport::selftest;
+    use crate::transport::socket::Life;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    const LARGE: usize = 4096;
+    const SMALL: usize = SMALL_BYTES as usize;
+
+    fn shard(how: Receive, large: u16) -> (State, UnixStream) {
+        let (mut ring, (mail, other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+        let buffer_bytes = LARGE as u32;
+        let options = Options { buffers: [large; 2], buffer_bytes, ..Options::default() };
+        let pools = Pools::new(&options).unwrap();
+        pools.register(&mut ring).unwrap();
+        (State::new(ring, pools, &options, how, mail), other)
+    }
+
+    fn connection(state: &mut State) -> (Key, UnixStream) {
+        let (ours, peer) = UnixStream::pair().unwrap();
+        (state.sockets.insert(Socket::new(ours.into(), Side::Accepted, Life::Open)), peer)
+    }
+
+    fn ask(state: &mut State, key: Key) {
+        state.sockets.get(key).unwrap().wants_bytes = true;
+        state.touch(key);
+        state.flush();
+    }
+
+    /// Bytes of the completions with which `length` bytes come, by a receive that ends with them.
+    fn pieces(state: &mut State, key: Key, mut peer: &UnixStream, length: usize) -> Vec<usize> {
+        peer.write_all(&vec![7; length]).unwrap();
+        let (mut pieces, mut left) = (Vec::new(), length);
+        while left > 0 {
+            ask(state, key);
+            state.pools.all().for_each(|pool| pool.refill());
+            state.ring.enter(1).unwrap();
+            for cqe in state.ring.completions() {
+                pieces.push(cqe.result as usize);
+                left -= cqe.result as usize;
+                state.handle(cqe);
+            }
+            state.sockets.get(key).unwrap().received.clear();
+        }
+        pieces
+    }
+
+    #[test]
+    fn who_fills_small_buffers_gets_large_ones() {
+        if !selftest::abilities().limited {
+            println!("not tested: receives cannot be limited on this kernel");
+            return;
+        }
+        bounded(|| {
+            const CREDIT: usize = SMALL_CREDIT as usize;
+            let bundle = selftest::abilities().bundles;
+            let how = Receive::Limited { bundle, total: SMALL_CREDIT };
+            let (mut state, _mail) = shard(how, 16);
+            let (key, peer) = connection(&mut state);
+            let large = if bundle { vec![CREDIT] } else { vec![LARGE; CREDIT / LARGE] };
+            let all = |state: &mut State| pieces(state, key, &peer, CREDIT);
+            assert_eq!(all(&mut state), vec![SMALL; CREDIT / SMALL], "nothing is known yet");
+            assert_eq!(all(&mut state), large, "small ones were filled");
+            assert_eq!(all(&mut state), large, "and were again");
+            for _ in 0..CREDIT / 64 {
+                assert_eq!(pieces(&mut state, key, &peer, 64), [64]);
+            }
+            assert_eq!(all(&mut state), vec![SMALL; CREDIT / SMALL], "short ones came between");
+            assert_eq!(state.pools.lent(), [0, 0]);
+        });
+    }
+
+    /// Four large buffers, sixteen small ones: the 21st waits.
+    #[test]
+    fn who_finds_no_small_buffer_takes_a_large_one() {
+        if !selftest::abilities().limited {
+            println!("not tested: receives cannot be limited on this kernel");
+            return;
+        }
+        bounded(|| {
+            let how = Receive::Limited { bundle: false, total: SMALL_CREDIT };
+            let (mut state, _mail) = shard(how, 4);
+            let connections: Vec<_> = (0..21).map(|_| connection(&mut state)).collect();
+            let small = state.pools.of(Side::Accepted, Size::Small).clone();
+            let large = state.pools.of(Side::Accepted, Size::Large).clone();
+            for (number, (key, peer)) in connections.iter().enumerate() {
+                ask(&mut state, *key);
+                { peer }.write_all(b"short").unwrap();
+                for _ in 0..4 {
+                    state.look();
+                }
+                let lent = (small.lent(), large.lent());
+                let number = number as u16 + 1;
+                assert_eq!(lent, (number.min(16), number.saturating_sub(16).min(4)));
+            }
+            assert_eq!(state.counters.parked, 1);
+            let socket = |state: &mut State, at: usize| {
+                let socket = state.sockets.get(connections[at].0).unwrap();
+                socket.received.iter().map(|chunk| chunk.to_vec()).collect::<Vec<_>>()
+            };
+            assert!((0..20).all(|at| socket(&mut state, at) == [b"short"]));
+            assert!(socket(&mut state, 20).is_empty());
+            // Large ones come back: it gets one of them.
+            state.sockets.get(connections[19].0).unwrap().received.clear();
+            state.unpark();
+            for _ in 0..4 {
+                state.look();
+            }
+            assert_eq!(socket(&mut state, 20), [b"short"]);
+        });
+    }
+
+    #[test]
+    fn requests_are_kept_while_others_find_buffers() {
+        let (state, _mail) = shard(Receive::Single, 16);
+        let of = |size| state.pools.of(Side::Accepted, size);
+        let take = |size, ids: std::ops::Range<u16>| {
+            let mut taken = Vec::new();
+            ids.for_each(|id| of(size).lend(id, 1, |chunk| taken.push(chunk)));
+            taken
+        };
+        let kept = take(Size::Large, 0..1).remove(0);
+        assert!(state.may_keep(&kept, 3) && !state.may_keep(&kept, 4), "a quarter of 16");
+        // A ring of 64 small ones: as many as that leaves 16.
+        let small = take(Size::Small, 0..48);
+        assert!(state.may_keep(&small[0], 1000));
+        let _one_more = take(Size::Small, 48..49);
+        assert!(!state.may_keep(&small[0], 0) && state.may_keep(&kept, 0));
+    }
 }

@@ -150,7 +150,7 @@ impl State {
     /// Once per tick: does not wait for the timers while a pool is low, nor for those who do not
     /// read.
     pub fn rescue_if_low(&mut self) {
-        let is_low = self.pools.each_ref().map(|pool| is_low(pool));
+        let is_low = self.pools.large.each_ref().map(|pool| is_low(pool));
         if is_low == [false; 2] {
             return;
         }

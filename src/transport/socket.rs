@@ -1,6 +1,7 @@
 //! One socket's slot: what is armed for it, what came, what waits to leave. No system calls.
 
 use crate::transport::buffer::Chunk;
+use crate::transport::pools::Size;
 use crate::transport::ring::SendFrame;
 use crate::transport::wheel::TimerId;
 use std::collections::VecDeque;
@@ -87,6 +88,10 @@ pub struct Socket {
     pub is_dirty: bool,
 
     pub receiving: Receiving,
+    /// The buffers with which the receive was armed that is under way, or was the last.
+    pub size: Size,
+    /// Since then bytes came that fill a small buffer.
+    pub fills_small: bool,
     pub wants_bytes: bool,
     pub received: VecDeque<Chunk>,
     /// Some of `received` was there at the last tick, and nothing has been taken since.
@@ -124,6 +129,8 @@ impl Socket {
             operations: 0,
             is_dirty: false,
             receiving: Receiving::Off,
+            size: Size::Small,
+            fills_small: false,
             wants_bytes: false,
             received: VecDeque::new(),
             is_unread: false,

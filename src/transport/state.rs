@@ -9,10 +9,10 @@
 //! `.await`.
 
 use crate::transport::accept::Listening;
-use crate::transport::buffer::Pool;
 use crate::transport::busy_poll::BusyPoll;
 use crate::transport::heap::HeapBudget;
 use crate::transport::options::{Counters, Options, Planted};
+use crate::transport::pools::Pools;
 use crate::transport::receive::Parked;
 use crate::transport::ring::{self, Cqe, Receive, Ring};
 use crate::transport::send::Sends;
@@ -45,7 +45,7 @@ pub struct State {
     pub listeners: Vec<Listening>,
     pub receive: Receive,
     pub planted: Planted,
-    pub pools: [Rc<Pool>; 2],
+    pub pools: Pools,
     pub heap: Rc<HeapBudget>,
     pub wheel: Wheel<Timer>,
     /// Sockets with something to arm or send, by side. Entries are made once per turn, so that
@@ -81,7 +81,7 @@ pub struct Mail {
 impl State {
     pub fn new(
         ring: Ring,
-        pools: [Rc<Pool>; 2],
+        pools: Pools,
         options: &Options,
         receive: Receive,
         mail: UnixStream,
@@ -297,7 +297,7 @@ impl State {
             enters: self.ring.enters,
             sockets: self.sockets.live(),
             timers: self.wheel.len(),
-            lent: [self.pools[0].lent(), self.pools[1].lent()],
+            lent: self.pools.lent(),
             heap_bytes: self.heap.bytes_held(),
             heap_refusals: self.heap.refusals(),
             ..self.counters

@@ -69,7 +69,7 @@ impl State {
             true if expected > EXPECTED_MAX || self.has_parked() => 1,
             true => 1 + expected,
         };
-        self.pools.iter().for_each(|pool| pool.refill());
+        self.pools.all().for_each(|pool| pool.refill());
         if may_wait && !self.busy_poll.is_off() {
             self.enter_looking(want);
         } else {
@@ -163,7 +163,7 @@ impl State {
     pub fn end_of_tick(&mut self) -> bool {
         self.counters.ticks += 1;
         if self.counters.ticks.is_multiple_of(DEPTH_TICKS) {
-            self.pools.iter().for_each(|pool| pool.settle_depth());
+            self.pools.all().for_each(|pool| pool.settle_depth());
         }
         self.rescue_if_low();
         !std::mem::take(&mut self.seen.traffic)
@@ -210,9 +210,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::buffer::{Chunk, Pool};
+    use crate::transport::buffer::Chunk;
     use crate::transport::listener;
-    use crate::transport::options::{Options, Planted};
+    use crate::transport::options::Options;
+    use crate::transport::pools::Pools;
     use crate::transport::ring::{Receive, Ring, bounded};
     use crate::transport::socket::{Life, Side, Socket};
     use bytes::Bytes;
@@ -227,9 +228,9 @@ mod tests {
         let (mut ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
         let former = Key { index: 0, generation: 1 };
         ring.start_tick(Duration::from_millis(1), user_data(Operation::Tick, former));
-        let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
         let options = Options::default();
-        let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+        let mut state =
+            State::new(ring, Pools::new(&options).unwrap(), &options, Receive::Single, mail);
         state.tick_generation = 2;
         state.enter(true);
         state.enter(false); // the removal leaves
@@ -245,9 +246,9 @@ mod tests {
     fn a_shard_whose_entries_are_refused_visits_and_stays_awake() {
         bounded(|| {
             let (ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
-            let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
             let options = Options::default();
-            let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+            let mut state =
+                State::new(ring, Pools::new(&options).unwrap(), &options, Receive::Single, mail);
             state.ring.starve(0);
             state.wake_up();
             state.wheel.insert(millis(ring::monotonic()), Timer::Wake(Waker::noop().clone()));
@@ -271,10 +272,10 @@ mod tests {
     fn a_server_that_does_not_read_is_waited_for() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = socket2::SockAddr::from(listener.local_addr().unwrap());
-        let pool = || Pool::new(16, 4096, Planted::Nothing).unwrap();
         let (mail, _other) = UnixStream::pair().unwrap();
         let (ring, options) = (Ring::new().unwrap(), Options::default());
-        let mut state = State::new(ring, [pool(), pool()], &options, Receive::Single, mail);
+        let mut state =
+            State::new(ring, Pools::new(&options).unwrap(), &options, Receive::Single, mail);
         let fd = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None).unwrap();
         listener::set_dial_options(&fd).unwrap();
         let socket = Socket::new(fd.into(), Side::Dialed, Life::Connecting);
@@ -309,9 +310,10 @@ mod tests {
     fn behind_a_row_of_sends_one_enter_runs_as_many_receives() {
         const ROW: usize = 60; // a buffer ring begins with 64
         let (mut ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
-        let pools = [(); 2].map(|()| Pool::new(64, 4096, Planted::Nothing).unwrap());
-        ring.register_pool(&pools[0], 0).unwrap();
-        let mut state = State::new(ring, pools, &Options::default(), Receive::Single, mail);
+        let options = Options { buffers: [64; 2], ..Options::default() };
+        let pools = Pools::new(&options).unwrap();
+        pools.register(&mut ring).unwrap();
+        let mut state = State::new(ring, pools, &options, Receive::Single, mail);
         let mut peers = Vec::new();
         for _ in 0..ROW {
             let (ours, peer) = UnixStream::pair().unwrap();

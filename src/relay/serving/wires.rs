@@ -159,7 +159,7 @@ impl Effects for Wires<'_> {
     fn keep(&mut self, range: Range<usize>) -> Option<Chunk> {
         let world = &self.outside.world;
         let chunk = self.chunk.filter(|chunk| chunk.is_on_ring())?;
-        world.driver.may_keep(world.kept.get()).then(|| chunk.slice(range))
+        world.driver.may_keep(chunk, world.kept.get()).then(|| chunk.slice(range))
     }
 
     fn to_server_kept(&mut self, chunk: Chunk) {
