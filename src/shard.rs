@@ -13,6 +13,7 @@ use crate::control::certificates::Encryption;
 use crate::control::link::{ControlLink, Order, Snapshot};
 use crate::counters::ShardCounters;
 use crate::relay::doors::{Door, TlsMode as DoorTls};
+use crate::relay::early::EarlyClients;
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::relay::task;
@@ -166,7 +167,7 @@ fn make_world(
         kept: Cell::new(0),
         condemned: Cell::new(None),
         has_news: Cell::new(false),
-        curious: RefCell::default(),
+        early: EarlyClients::default(),
         tls: RefCell::default(),
     })
 }

@@ -6,6 +6,7 @@
 
 pub mod close;
 pub mod doors;
+pub mod early;
 pub mod exchange;
 pub mod passthrough;
 pub mod reply;

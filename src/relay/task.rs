@@ -187,12 +187,15 @@ async fn wait_for_server(world: &Rc<World>, stream: &Stream) {
         return;
     }
     let mut limit = Box::pin(world.driver.sleep(KNOWN_WITHIN));
+    let mut early = world.early.enter();
     poll_fn(|cx| {
         let is_over = stream.poll_dead(cx).is_ready() || stream.has_ended();
-        match is_over || limit.as_mut().poll(cx).is_ready() {
-            true => Poll::Ready(()),
-            false => world.poll_known(cx),
+        let is_known = world.backend.known().is_some() || world.is_draining.get();
+        if is_known || is_over || limit.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
         }
+        early.stay(cx);
+        Poll::Pending
     })
     .await;
 }

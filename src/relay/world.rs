@@ -3,6 +3,7 @@
 use crate::backend::identity::{FingerprintKey, Identity};
 use crate::backend::keeper::Backend;
 use crate::relay::close::CloseReason;
+use crate::relay::early::EarlyClients;
 use crate::relay::routes::RouteCache;
 use crate::relay::session::SessionLimits;
 use crate::transport::driver::Driver;
@@ -17,7 +18,6 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// The configuration's part in a client's life.
@@ -93,7 +93,7 @@ pub struct World {
     /// The control core has said something of the server.
     pub has_news: Cell<bool>,
     /// Clients that wait for such a word.
-    pub curious: RefCell<Vec<Waker>>,
+    pub early: EarlyClients,
 }
 
 impl World {
@@ -129,30 +129,13 @@ impl World {
     /// The control core has looked at the server.
     pub fn note_news(&self) {
         self.has_news.set(true);
-        self.wake_curious();
-    }
-
-    fn wake_curious(&self) {
-        for waker in self.curious.take() {
-            self.driver.note_wake();
-            waker.wake();
-        }
-    }
-
-    /// A client that comes before any server was reached: ready when one has been, or when there is
-    /// no use in waiting.
-    pub fn poll_known(&self, cx: &Context<'_>) -> Poll<()> {
-        if self.backend.known().is_some() || self.is_draining.get() {
-            return Poll::Ready(());
-        }
-        self.curious.borrow_mut().push(cx.waker().clone());
-        Poll::Pending
+        self.early.wake(|| self.driver.note_wake());
     }
 
     /// Lets open transactions end and closes READY clients.
     pub fn drain(&self) {
         self.is_draining.set(true);
-        self.wake_curious();
+        self.early.wake(|| self.driver.note_wake());
         self.backend.drain();
         self.driver.wake_readers();
     }

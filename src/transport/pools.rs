@@ -69,9 +69,11 @@ impl Pools {
 
     /// Buffers lent out, by side.
     pub fn lent(&self) -> [u16; 2] {
-        [Side::Accepted, Side::Dialed].map(|side| {
-            self.of(side, Size::Large).lent().saturating_add(self.of(side, Size::Small).lent())
-        })
+        [Side::Accepted, Side::Dialed].map(|side| self.lent_of(side))
+    }
+
+    pub fn lent_of(&self, side: Side) -> u16 {
+        self.of(side, Size::Large).lent().saturating_add(self.of(side, Size::Small).lent())
     }
 }
 

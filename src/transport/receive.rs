@@ -40,7 +40,7 @@ impl Socket {
 
     pub fn arm_receive(&mut self, ring: &mut Ring, how: Receive, key: Key) {
         (self.wants_bytes, self.receiving) = (false, Receiving::Armed);
-        let (how, size) = fitting(how, std::mem::take(&mut self.fills_small));
+        let (how, size) = fitting(how, std::mem::take(&mut self.wants_large));
         self.size = size;
         let group = pools::group(self.side, size);
         ring.receive(self.fd.as_raw_fd(), group, how, user_data(Operation::Receive, key));
@@ -118,13 +118,13 @@ impl State {
         let first = cqe.buffer().expect("bytes come in a buffer");
         // Behind an end of our own making nothing is taken in any more, but buffers come back.
         let is_taken = socket.end.is_none();
-        socket.fills_small |= length >= SMALL_BYTES;
+        socket.wants_large |= length >= SMALL_BYTES;
         pools.of(socket.side, socket.size).lend(first, length, |chunk| match is_taken {
             true => enqueue(&mut socket.received, chunk),
             false => drop(chunk),
         });
         counters.received_bytes[side] += u64::from(length);
-        counters.lent_max[side] = counters.lent_max[side].max(pools.lent()[side]);
+        counters.lent_max[side] = counters.lent_max[side].max(pools.lent_of(socket.side));
         if is_running && socket.received.len() > WAITING_CHUNKS_MAX {
             socket.receiving = Receiving::Stopping;
             socket.operations += 1;
@@ -143,7 +143,7 @@ impl State {
         self.counters.deepened += u64::from(has_more);
         if has_more || socket.size == Size::Small {
             socket.wants_bytes = true;
-            socket.fills_small |= !has_more;
+            socket.wants_large |= !has_more;
             self.touch(key);
         } else {
             self.counters.parked += 1;
@@ -187,9 +187,9 @@ impl State {
 /// What a receive takes its buffers from: who has filled a small one since the last receive was
 /// armed gets large ones, and bundles of them. Kernels that take one receive for one buffer get
 /// large ones always: each small one would cost a system call.
-fn fitting(how: Receive, fills_small: bool) -> (Receive, Size) {
+fn fitting(how: Receive, wants_large: bool) -> (Receive, Size) {
     match how {
-        Receive::Limited { total, .. } if !fills_small => {
+        Receive::Limited { total, .. } if !wants_large => {
             (Receive::Limited { bundle: false, total: total.min(SMALL_CREDIT) }, Size::Small)
         }
         _ => (how, Size::Large),
@@ -253,13 +253,27 @@ mod tests {
         pieces
     }
 
+    /// Elsewhere all buffers are large: `fitting` is tested on every kernel.
+    fn where_receives_can_be_limited(test: impl FnOnce() + Send + 'static) {
+        match selftest::abilities().limited {
+            true => bounded(test),
+            false => println!("not tested: receives cannot be limited on this kernel"),
+        }
+    }
+
+    #[test]
+    fn small_buffers_are_for_limited_receives_of_who_filled_none() {
+        let limited = |bundle, total| Receive::Limited { bundle, total };
+        assert_eq!(fitting(Receive::Single, false), (Receive::Single, Size::Large));
+        assert_eq!(fitting(limited(true, 1 << 18), true), (limited(true, 1 << 18), Size::Large));
+        let small = (limited(false, SMALL_CREDIT), Size::Small);
+        assert_eq!(fitting(limited(true, 1 << 18), false), small);
+        assert_eq!(fitting(limited(true, 4096), false), (limited(false, 4096), Size::Small));
+    }
+
     #[test]
     fn who_fills_small_buffers_gets_large_ones() {
-        if !selftest::abilities().limited {
-            println!("not tested: receives cannot be limited on this kernel");
-            return;
-        }
-        bounded(|| {
+        where_receives_can_be_limited(|| {
             const CREDIT: usize = SMALL_CREDIT as usize;
             let bundle = selftest::abilities().bundles;
             let how = Receive::Limited { bundle, total: SMALL_CREDIT };
@@ -281,11 +295,7 @@ mod tests {
     /// Four large buffers, sixteen small ones: the 21st waits.
     #[test]
     fn who_finds_no_small_buffer_takes_a_large_one() {
-        if !selftest::abilities().limited {
-            println!("not tested: receives cannot be limited on this kernel");
-            return;
-        }
-        bounded(|| {
+        where_receives_can_be_limited(|| {
             let how = Receive::Limited { bundle: false, total: SMALL_CREDIT };
             let (mut state, _mail) = shard(how, 4);
             let connections: Vec<_> = (0..21).map(|_| connection(&mut state)).collect();

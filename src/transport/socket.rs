@@ -90,8 +90,8 @@ pub struct Socket {
     pub receiving: Receiving,
     /// The buffers with which the receive was armed that is under way, or was the last.
     pub size: Size,
-    /// Since then bytes came that fill a small buffer.
-    pub fills_small: bool,
+    /// Since then bytes came that fill a small buffer, or none was left: the next is a large one.
+    pub wants_large: bool,
     pub wants_bytes: bool,
     pub received: VecDeque<Chunk>,
     /// Some of `received` was there at the last tick, and nothing has been taken since.
@@ -130,7 +130,7 @@ impl Socket {
             is_dirty: false,
             receiving: Receiving::Off,
             size: Size::Small,
-            fills_small: false,
+            wants_large: false,
             wants_bytes: false,
             received: VecDeque::new(),
             is_unread: false,
