@@ -16,7 +16,7 @@ HANDSHAKES_GOAL = 0.9
 STREAMS = 8
 IDLE_CLIENTS, IDLE_CLIENTS_QUICK, IDLE_BYTES_GOAL = 5000, 500, 16384
 # What has no goal needs no narrow spread.
-REPORTED_ROUNDS = 5
+REPORTED_ROUNDS = 12
 LOGIN = ", with login and query"
 
 
@@ -84,7 +84,7 @@ def tls_bulk(plan):
     tls = plan.tls
     group = Group([tls.haproxy, tls.twin, tls.buffers, tls.session, tls.transaction],
                   [*plan.threads(STREAMS), *BULK_QUERY])
-    samples = rounds.measure([group], plan, title, wanted=min(plan.rounds, REPORTED_ROUNDS))
+    samples = rounds.measure([group], plan, title)
     for base in (BASE, tls.buffers.name):
         part.line(f"{title}: CPU per GiB against {base}, session mode", "reported",
                   spread(samples.ratios(tls.session.name, cpu, base)),
@@ -113,8 +113,7 @@ def websocket_tls(plan):
 def beside(plan, part, title, contenders, other):
     """The last contender against the one before it, which does not speak WebSocket."""
     *_, plain, web = contenders
-    samples = rounds.measure([Group(contenders, plan.threads(CLIENTS))], plan, title,
-                             wanted=min(plan.rounds, REPORTED_ROUNDS))
+    samples = rounds.measure([Group(contenders, plan.threads(CLIENTS))], plan, title)
     for what, value in (("CPU per request", cpu), ("p50", p50), ("p99", p99)):
         part.line(f"{title}, session mode: {what} against {other}", "reported",
                   spread(samples.ratios(web.name, value, plain.name)),
@@ -126,7 +125,7 @@ def beside(plan, part, title, contenders, other):
 PARTS = {
     f"tls-{CLIENTS}": Planned(tls_auto, tls_auto.__doc__, 4),
     "tls-handshakes": Planned(tls_handshakes, tls_handshakes.__doc__, 6),
-    "tls-idle": Planned(tls_idle, tls_idle.__doc__, 0, further_s=45),
+    "tls-idle": Planned(tls_idle, tls_idle.__doc__, 0, further_s=45, is_one_start=True),
     "tls-bulk": Planned(tls_bulk, tls_bulk.__doc__, 5, REPORTED_ROUNDS),
     f"websocket-{CLIENTS}": Planned(websocket, websocket.__doc__, 4, REPORTED_ROUNDS),
     f"wss-{CLIENTS}": Planned(websocket_tls, websocket_tls.__doc__, 4, REPORTED_ROUNDS),

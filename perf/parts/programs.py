@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 
 import bolt
 import machine
@@ -70,11 +71,19 @@ def free_port():
                 continue
 
 
-def parts_meant(only, into, rounds, names):
-    """The parts that --only means, and what is wrong with these options."""
+def is_open(port):
+    try:
+        socket.create_connection((HOST, port), timeout=1).close()
+        return True
+    except OSError:
+        return False
+
+
+def parts_meant(only, into, counts, names):
+    """The parts that --only means, and what is wrong with these options; `counts` by name."""
     wrong, beginnings = [], only.split(",") if only else [""]
-    if rounds is not None and rounds < 1:
-        wrong.append(f"--rounds {rounds}: expected 1 or more")
+    wrong += [f"{name} {count}: expected 1 or more" for name, count in counts.items()
+              if count is not None and count < 1]
     if into is not None and not into.endswith(".md"):
         wrong.append(f"--into {into}: expected a name that ends in .md")
     # A whole name means that part alone: auto-1 is not auto-16.
@@ -95,50 +104,43 @@ class Programs:
 
     def __init__(self, folder, layout):
         self.folder, self.layout = folder, layout
-        self.running, self.server_pids = [], set()
+        self.running, self.servers = [], []
 
     def end(self):
-        for process in self.running:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
+        for program in self.running:
+            program.end()
         self.running = []
 
     def pids(self):
-        return [process.pid for process in self.running]
+        return [program.process.pid for program in self.running]
 
     def proxy_pids(self):
-        return [pid for pid in self.pids() if pid not in self.server_pids]
+        return [program.process.pid for program in self.running if program not in self.servers]
 
     def stop(self, contender):
-        process = next(each for each in self.running if each.pid == contender.pid)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        self.running.remove(process)
+        contender.program.end()
+        self.running.remove(contender.program)
 
-    def start(self, name, argv, port, cpus, environment=None):
-        log_path = os.path.join(self.folder, f"{name}.log")
-        pinned = ["taskset", "-c", machine.listed(cpus), *argv]
-        with open(log_path, "w") as log:
-            process = subprocess.Popen(pinned, stdin=subprocess.DEVNULL, stdout=log,
-                                       stderr=subprocess.STDOUT,
-                                       env={**os.environ, **(environment or {})})
-        self.running.append(process)
-        deadline = time.monotonic() + START_LIMIT_S
-        while True:
-            try:
-                socket.create_connection((HOST, port), timeout=1).close()
-                return Contender(name, port, process.pid)
-            except OSError:
-                if process.poll() is not None or time.monotonic() > deadline:
-                    with open(log_path) as log:
-                        raise SystemExit(f"{name} did not start:\n{log.read()}") from None
-            time.sleep(0.05)
+    def start(self, name, argv, port, cpus, password=None):
+        program = Program(name, ["taskset", "-c", machine.listed(cpus), *argv], port,
+                          os.path.join(self.folder, f"{name}.log"), password)
+        self.running.append(program)
+        program.start()
+        return Contender(name, port, program)
+
+    def start_anew(self, programs):
+        """Ends these, and starts them in this order when none of them runs any more."""
+        for program in programs:
+            program.end()
+        for program in programs:
+            program.await_closed()
+            program.start()
 
     def synthetic(self, cpus=None):
         port, cpus = free_port(), cpus or self.layout.server
         program = ["target/release/examples/synthetic", f"{HOST}:{port}", machine.listed(cpus)]
         server = self.start(f"server-{machine.listed(cpus)}", program, port, cpus)
-        self.server_pids.add(server.pid)
+        self.servers.append(server.program)
         return server
 
     def haproxy(self, name, server, tuning="", options="", cpus=None, certificate=None):
@@ -163,28 +165,68 @@ class Programs:
                 f"bolt://{server.address}", "--user", USER]
         for setting in (f"shards={len(cpus)}", f"admin.bind={HOST}:{admin}", *settings):
             argv += ["--set", setting]
-        contender = self.start(name, argv, port, cpus, {"BOLT_PROXY_PASSWORD": password})
+        contender = self.start(name, argv, port, cpus, password)
         contender.admin = admin
-        self.await_login(contender, password)
         return contender
 
-    def await_login(self, contender, password):
-        """It listens before it has reached its server, and refuses clients until then."""
+
+@dataclass(eq=False)
+class Program:
+    """A process, and what it takes to start it again as it was: with its port and settings."""
+
+    name: str
+    argv: list
+    port: int
+    log_path: str
+    # boltmux's for its server. Who has none is ready as soon as it listens.
+    password: str | None = None
+    process: subprocess.Popen | None = None
+
+    def start(self):
+        """Returns when it is ready for clients."""
+        secret = {"BOLT_PROXY_PASSWORD": self.password} if self.password else {}
+        with open(self.log_path, "w") as log:
+            self.process = subprocess.Popen(self.argv, stdin=subprocess.DEVNULL, stdout=log,
+                                            stderr=subprocess.STDOUT, env={**os.environ, **secret})
         deadline = time.monotonic() + START_LIMIT_S
+        while not is_open(self.port):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                with open(self.log_path) as log:
+                    raise SystemExit(f"{self.name} did not start:\n{log.read()}")
+            time.sleep(0.05)
+        if self.password:
+            self.await_login(deadline)
+
+    def await_login(self, deadline):
+        """It listens before it has reached its server, and refuses clients until then."""
         while True:
             try:
-                return bolt.Client(contender.port, USER, password).close()
+                return bolt.Client(self.port, USER, self.password).close()
             except (bolt.Refused, OSError) as error:
                 if time.monotonic() > deadline:
-                    raise SystemExit(f"{contender.name} lets nobody in: {error}") from None
+                    raise SystemExit(f"{self.name} lets nobody in: {error}") from None
             time.sleep(0.1)
+
+    def await_closed(self):
+        """What a ring holds, the kernel lets go of some time after the process has ended: until
+        then its port is taken, and asking it tells nothing of whoever comes next."""
+        deadline = time.monotonic() + START_LIMIT_S
+        while is_open(self.port):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{self.name} was ended and port {self.port} is still open")
+            time.sleep(0.01)
+
+    def end(self):
+        if self.process:
+            self.process.send_signal(signal.SIGKILL)
+            self.process.wait()
 
 
 class Contender:
-    """A program that is measured."""
+    """A program that is measured, or without one a server that somebody else runs."""
 
-    def __init__(self, name, port, pid):
-        self.name, self.port, self.pid = name, port, pid
+    def __init__(self, name, port, program=None):
+        self.name, self.port, self.program = name, port, program
         # Where boltmux tells its metrics.
         self.admin = None
         self.scheme = "bolt"
@@ -204,6 +246,11 @@ class Contender:
         if not found:
             raise SystemExit(f"expected {name} among the metrics of {self.name}")
         return sum(float(value) for value in found)
+
+    @property
+    def pid(self):
+        """Another one after a new start."""
+        return self.program.process.pid
 
     @property
     def address(self):
@@ -241,7 +288,7 @@ def boltload(contenders, options, load_cpus, folder, password=PASSWORD, is_local
     shown = shlex.join(argv)
     for contender in contenders:
         argv += ["--target", f"{contender.name}={contender.scheme}://{contender.address}"]
-        if is_local and contender.pid:
+        if is_local and contender.program:
             argv += ["--pid", f"{contender.name}={contender.pid}"]
     argv += ["--allow-errors", "--json", report]
     if os.path.exists(report):

@@ -27,12 +27,12 @@ class Part:
         self.facts = {}
 
     def goal(self, what, goal, ratios, noise=None, is_at_least=False, limit=None):
-        """One line of the first table. `ratios` and `noise` are quartiles."""
+        """One line of the first table. `ratios` and `noise` are Ratios."""
         if ratios is None:
             return self.skip(what, goal, "no numbers")
-        is_met = ratios[1] >= limit if is_at_least else ratios[1] <= limit
-        self.line(what, goal, f"{ratios[1]:.2f}", f"{ratios[0]:.2f}–{ratios[2]:.2f}",
-                  spread(noise), is_met)
+        is_met = ratios.middle >= limit if is_at_least else ratios.middle <= limit
+        quartiles = f"{ratios.low:.2f}–{ratios.high:.2f}{between_starts(ratios)}"
+        self.line(what, goal, f"{ratios.middle:.2f}", quartiles, spread(noise), is_met)
 
     def line(self, what, goal, measured, quartiles="", noise="", is_met=None):
         met = {True: "yes", False: "**no**", None: ""}[is_met]
@@ -44,6 +44,11 @@ class Part:
     def table(self, title, samples, per_unit=None, bases=None):
         """Medians and ratios of each contender, and the commands. `bases` names each one's base."""
         note = f"{len(samples.rounds)} rounds counted, {len(samples.disturbed)} were disturbed"
+        if samples.starts > 1:
+            each = f"{samples.rounds_each} round{'s' if samples.rounds_each > 1 else ''}"
+            note = f"{samples.starts} starts of {each}: {note}"
+            lost = samples.starts - len({each.start for each in samples.rounds})
+            note += f"; of {lost} of the starts no round counts" if lost else ""
         if samples.is_disturbed and samples.disturbed:
             note += " and are **counted all the same**, since fewer than two were not"
         if samples.busy_max > 0.9:
@@ -76,8 +81,9 @@ class Part:
 def row(samples, name, per_unit, base):
     factor = per_unit[1] if per_unit else 1
     used = samples.median(name, cpu)
-    ratios = [spread(samples.ratios(name, value, base)) if name != base else ""
-              for value in (cpu, p50, p99, rate)]
+    # The main figure alone says how far the starts are apart: a table with all is too wide.
+    ratios = [spread(samples.ratios(name, value, base), has_starts=value is cpu)
+              if name != base else "" for value in (cpu, p50, p99, rate)]
     errors = ", ".join(f"{count} × {kind}" for kind, count in samples.errors(name).items())
     return [name, number(samples.median(name, rate), 0),
             number(used and used * factor, 2), number(samples.median(name, p50), 3),
@@ -101,7 +107,8 @@ class Record:
         """What the table's column of noise holds."""
         if self.base != BASE:
             return "The column of noise says what stands beside a number.\n"
-        return "The twin is a second HAProxy: what it differs by is noise.\n"
+        return ("Behind *starts* stand the lowest and\nthe highest median of a single start of the "
+                "programs. The twin is a second HAProxy: what it differs\nby is noise.\n")
 
     @property
     def numbers_path(self):
@@ -207,8 +214,15 @@ def number(value, digits):
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def spread(ratios):
-    return "" if ratios is None else f"{ratios[1]:.2f} [{ratios[0]:.2f}–{ratios[2]:.2f}]"
+def spread(ratios, has_starts=True):
+    if ratios is None:
+        return ""
+    behind = between_starts(ratios) if has_starts else ""
+    return f"{ratios.middle:.2f} [{ratios.low:.2f}–{ratios.high:.2f}]{behind}"
+
+
+def between_starts(ratios):
+    return f", starts {ratios.starts[0]:.2f}–{ratios.starts[1]:.2f}" if ratios.starts else ""
 
 
 def table(head, rows):

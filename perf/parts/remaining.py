@@ -5,6 +5,8 @@ from typing import Callable
 
 # Beside its time a turn connects its clients, and starts and ends the load generator.
 TURN_FURTHER_S = 0.4
+# To end a program and to start it until it is ready for clients.
+START_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -14,14 +16,22 @@ class Planned:
     take: Callable
     said: str
     turns: int
-    # Fewer rounds where a part judges nothing, or has many turns.
+    # Fewer rounds in all where a part judges nothing, or has many turns.
     rounds_max: int = 1000
     # Seconds of all that is done once, or in addition to the rounds' own time.
     further_s: float = 0.0
+    # Its programs are started once, and all rounds are of that start.
+    is_one_start: bool = False
 
-    def seconds(self, rounds, round_seconds):
-        turn = round_seconds + TURN_FURTHER_S
-        return min(rounds, self.rounds_max) * self.turns * turn + self.further_s
+    def split(self, starts, rounds):
+        """Its starts and the rounds of each, where others have so many."""
+        rounds_max = min(starts * rounds, self.rounds_max)
+        return (1, rounds_max) if self.is_one_start else (starts, max(rounds_max // starts, 1))
+
+    def seconds(self, starts, rounds, round_seconds):
+        starts, rounds = self.split(starts, rounds)
+        turn_s = rounds * (round_seconds + TURN_FURTHER_S) + (START_S if starts > 1 else 0)
+        return starts * self.turns * turn_s + self.further_s
 
 
 class Remaining:

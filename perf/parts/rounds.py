@@ -1,9 +1,10 @@
 """Interleaved rounds: what is measured, which rounds count, and what they say together."""
 
+import itertools
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, NamedTuple
 
 import machine
 import programs
@@ -12,7 +13,7 @@ import programs
 FOREIGN_SHARE_MAX = 0.05
 # Beyond this HAProxy and its twin, which are the same, have not met the same conditions.
 TWIN_DEVIATION_MAX = 0.15
-# Rounds tried for each one wanted, before those that were disturbed are taken as they are.
+# Rounds tried for each one that a start wants, before it has to do with fewer.
 TRIES_PER_ROUND = 3
 
 BASE, TWIN = "haproxy", "haproxy-twin"
@@ -36,11 +37,30 @@ class Group:
         return contender.name + self.suffix
 
 
-class Samples:
-    """The rounds of one part. A round is the numbers of every contender, by name."""
+@dataclass(frozen=True)
+class Round:
+    """The numbers of every contender, by name, and the start of the programs they are of."""
 
-    def __init__(self, names):
+    numbers: dict
+    start: int = 1
+
+
+class Ratios(NamedTuple):
+    """Quartiles over rounds; the lowest and the highest median of a start if there were several."""
+
+    low: float
+    middle: float
+    high: float
+    starts: tuple | None = None
+
+
+class Samples:
+    """The rounds of one part."""
+
+    def __init__(self, names, starts=1, rounds_each=None):
         self.names, self.good, self.disturbed = names, [], []
+        # As asked for; of a start that was disturbed for long there are fewer.
+        self.starts, self.rounds_each = starts, rounds_each
         # By group, in the order in which the part names them.
         self.commands = {}
         self.busy_max = 0.0
@@ -55,33 +75,43 @@ class Samples:
         return len(self.good) < 2
 
     def values(self, name, value):
-        return [value(each[name]) for each in self.rounds]
+        return [value(each.numbers[name]) for each in self.rounds]
 
     def median(self, name, value):
         return median(self.values(name, value))
 
     def ratios(self, name, value, base=BASE):
-        """Quartiles of the ratios to `base` within each round; None if there is none."""
-        pairs = zip(self.values(name, value), self.values(base, value))
-        return quartiles([one / other for one, other in pairs if one is not None and other])
+        """Of the numbers to those of `base` within each round; None if there is none."""
+        by_start = {}
+        for each in self.rounds:
+            one, other = value(each.numbers[name]), value(each.numbers[base])
+            if one is not None and other:
+                by_start.setdefault(each.start, []).append(one / other)
+        if not by_start:
+            return None
+        medians = [median(ratios) for ratios in by_start.values()]
+        return Ratios(*quartiles(list(itertools.chain(*by_start.values()))),
+                      (min(medians), max(medians)) if len(medians) > 1 else None)
 
     def errors(self, name):
         totals = {}
         for each in self.rounds:
-            for kind, count in each[name]["errors"].items():
+            for kind, count in each.numbers[name]["errors"].items():
                 totals[kind] = totals.get(kind, 0) + count
         return totals
 
     def raw(self):
-        """The numbers of every round, for the record's file of numbers."""
-        return {"counted": [numbers_of(each) for each in self.good],
-                "disturbed": [numbers_of(each) for each in self.disturbed]}
+        """The numbers of every round and its start, for the record's file of numbers."""
+        kinds = {"counted": self.good, "disturbed": self.disturbed}
+        return {**{kind: [numbers_of(each) for each in found] for kind, found in kinds.items()},
+                **{f"starts_{kind}": [each.start for each in found]
+                   for kind, found in kinds.items()}}
 
 
 def numbers_of(a_round):
     return {name: {"rate": rate(target), "cpu_us": cpu(target), "p50_ms": p50(target),
                    "p99_ms": p99(target), "errors": target["errors"]}
-            for name, target in a_round.items()}
+            for name, target in a_round.numbers.items()}
 
 
 def median(values):
@@ -131,27 +161,34 @@ def is_disturbed(numbers, foreign_shares, base, twin):
     return not one or not other or abs(other / one - 1) > TWIN_DEVIATION_MAX
 
 
-def measure(groups, plan, label, base=BASE, twin=TWIN, proxy_cpu=True, wanted=None):
-    """Rounds until enough of them were not disturbed. Every round measures every group."""
-    samples = Samples([group.named(each) for group in groups for each in group.contenders])
+def measure(groups, plan, label, base=BASE, twin=TWIN, proxy_cpu=True):
+    """`plan.starts` starts of the programs, and after each `plan.rounds` rounds that were not
+    disturbed. Every round measures every group."""
+    contenders = [each for group in groups for each in group.contenders]
+    samples = Samples([group.named(each) for group in groups for each in group.contenders],
+                      plan.starts, plan.rounds)
     samples.commands = {id(group): "" for group in groups}
+    started = list(dict.fromkeys(each.program for each in contenders))
     cpu_alone = plan.layout.proxy if proxy_cpu else None
-    wanted = wanted or plan.rounds
-    for turn in range(wanted * TRIES_PER_ROUND):
-        watch = machine.Watch(machine.allowed_cpus(), cpu_alone,
-                              plan.programs.proxy_pids(), plan.programs.pids(),
-                              time.monotonic())
-        numbers = take_round(groups, plan, turn, samples)
-        foreign = watch.foreign_shares(time.monotonic())
-        if is_disturbed(numbers, foreign, base, twin):
-            samples.disturbed.append(numbers)
-        else:
-            samples.good.append(numbers)
-        print(f"{label}: {len(samples.good)} of {wanted} rounds, "
-              f"{len(samples.disturbed)} disturbed, others used "
-              + " and ".join(f"{share:.0%}" for share in foreign), flush=True)
-        if len(samples.good) == wanted:
-            break
+    turns = itertools.count()
+    for start in range(1, plan.starts + 1):
+        # If there is only one it is the one that they have had.
+        if plan.starts > 1:
+            plan.programs.start_anew(turned(started, start - 1))
+        good_before = len(samples.good)
+        for turn in itertools.islice(turns, plan.rounds * TRIES_PER_ROUND):
+            watch = machine.Watch(machine.allowed_cpus(), cpu_alone, plan.programs.proxy_pids(),
+                                  plan.programs.pids(), time.monotonic())
+            numbers = take_round(groups, plan, turn, samples)
+            foreign = watch.foreign_shares(time.monotonic())
+            is_bad = is_disturbed(numbers, foreign, base, twin)
+            (samples.disturbed if is_bad else samples.good).append(Round(numbers, start))
+            good = len(samples.good) - good_before
+            print(f"{label}: start {start} of {plan.starts}, {good} of {plan.rounds} rounds, "
+                  f"{len(samples.disturbed)} disturbed in all, others used "
+                  + " and ".join(f"{share:.0%}" for share in foreign), flush=True)
+            if good == plan.rounds:
+                break
     return samples
 
 

@@ -29,7 +29,7 @@ LOGIN_CLIENTS = 64
 IDLE_CLIENTS, IDLE_BYTES_GOAL, IDLE_CPU_GOAL = 10000, 2048, 0.01
 GROWTH_CLIENTS, GROWTH_GOAL = [100, 1000, 4000, 8000], 1.5
 # A round has three contenders at every number of clients: fewer of them fill five minutes.
-GROWTH_ROUNDS, CORES_ROUNDS = 5, 5
+GROWTH_ROUNDS, CORES_ROUNDS = 7, 9
 CORES_CLIENTS = 256
 COPIED_GOAL = 0.01
 # Descriptors of a process that are not connections.
@@ -170,8 +170,7 @@ def growth(plan):
     # One contender at a time: the load generator may not have files for all of them.
     groups = [Group([contender], plan.threads(count), f", {count} clients")
               for count in counts for contender in contenders]
-    samples = rounds.measure(groups, plan, "growth with clients",
-                             wanted=min(plan.rounds, GROWTH_ROUNDS))
+    samples = rounds.measure(groups, plan, "growth with clients")
     few, many = (f", {count} clients" for count in (counts[0], counts[-1]))
     for contender in contenders:
         ratios = samples.ratios(contender.name + many, cpu, contender.name + few)
@@ -209,8 +208,7 @@ def cores(plan):
         threads = ["--clients", str(CORES_CLIENTS), "--threads", str(len(place.load))]
         groups.append(Group(pair, threads, load=tuple(place.load)))
         places.append((shards, place))
-    samples = rounds.measure(groups, plan, "growth with cores", proxy_cpu=False,
-                             wanted=min(plan.rounds, CORES_ROUNDS))
+    samples = rounds.measure(groups, plan, "growth with cores", proxy_cpu=False)
     bases = {each.name: group.contenders[0].name for group in groups for each in group.contenders}
     part.table("growth with cores", samples, bases=bases)
     report_cores(part, samples, places, cpus)
@@ -316,9 +314,10 @@ PARTS = {
     "open": Planned(open_loop, open_loop.__doc__, 4),
     **{f"bulk-{streams}": Planned(of(bulk, streams), bulk.__doc__, 5) for streams in (1, 8)},
     "connects": Planned(connects, connects.__doc__, 4),
-    "idle": Planned(idle, idle.__doc__, 0, further_s=60),
-    "clients": Planned(growth, growth.__doc__, 3 * len(GROWTH_CLIENTS), GROWTH_ROUNDS, 40),
+    "idle": Planned(idle, idle.__doc__, 0, further_s=60, is_one_start=True),
+    "clients": Planned(growth, growth.__doc__, 3 * len(GROWTH_CLIENTS), GROWTH_ROUNDS, 56,
+                       is_one_start=True),
     "cores": Planned(cores, cores.__doc__, 2 * len(shard_counts(len(machine.allowed_cpus()))),
-                     CORES_ROUNDS),
-    "steady": Planned(steady, steady.__doc__, 6, 1, 15),
+                     CORES_ROUNDS, is_one_start=True),
+    "steady": Planned(steady, steady.__doc__, 6, 1, 15, is_one_start=True),
 }
