@@ -107,8 +107,8 @@ class Record:
         """What the table's column of noise holds."""
         if self.base != BASE:
             return "The column of noise says what stands beside a number.\n"
-        return ("Behind *starts* stand the lowest and\nthe highest median of a single start of the "
-                "programs. The twin is a second HAProxy: what it differs\nby is noise.\n")
+        return ("Behind *starts* stand the lowest and the highest median of a single\nstart of the "
+                "programs. The twin is a second HAProxy: what it differs by is noise.\n")
 
     @property
     def numbers_path(self):
