@@ -158,10 +158,16 @@ class Programs:
         contender.scheme = "bolt+ssc" if certificate else "bolt"
         return contender
 
-    def boltmux(self, name, server, settings, password=PASSWORD, cpus=None):
+    def hog(self):
+        """Keeps the proxies' CPU busy, and is no stranger to those who watch it."""
+        busy = ["taskset", "-c", str(self.layout.proxy), "sh", "-c", "while :; do :; done"]
+        self.running.append(subprocess.Popen(busy, stdin=subprocess.DEVNULL))
+
+    def boltmux(self, name, server, settings, password=PASSWORD, cpus=None, under=()):
+        """`under` is a command that starts another, with its arguments."""
         port, admin = free_port(), free_port()
         cpus = cpus or [self.layout.proxy]
-        argv = ["target/release/boltmux", "--bind", f"{HOST}:{port}", "--uri",
+        argv = [*under, "target/release/boltmux", "--bind", f"{HOST}:{port}", "--uri",
                 f"bolt://{server.address}", "--user", USER]
         for setting in (f"shards={len(cpus)}", f"admin.bind={HOST}:{admin}", *settings):
             argv += ["--set", setting]
