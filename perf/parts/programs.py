@@ -161,7 +161,8 @@ class Programs:
     def hog(self):
         """Keeps the proxies' CPU busy, and is no stranger to those who watch it."""
         busy = ["taskset", "-c", str(self.layout.proxy), "sh", "-c", "while :; do :; done"]
-        self.running.append(subprocess.Popen(busy, stdin=subprocess.DEVNULL))
+        process = subprocess.Popen(busy, stdin=subprocess.DEVNULL)
+        self.running.append(Program("hog", busy, 0, os.devnull, process=process))
 
     def boltmux(self, name, server, settings, password=PASSWORD, cpus=None, under=()):
         """`under` is a command that starts another, with its arguments."""
