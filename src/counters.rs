@@ -39,9 +39,9 @@ pub struct ShardCounters {
     pub double_returns: u64,
     /// FAILUREs that the proxy itself made.
     pub failures_made: u64,
-    /// Bytes received from either side.
+    /// Bytes sent straight out of the buffers they came in.
     pub relayed_bytes: u64,
-    /// Bytes of those that were copied in user space.
+    /// Bytes copied in user space on their way.
     pub copied_bytes: u64,
     /// Bytes on the budget of `limits.heap_bytes` now.
     pub heap_bytes: u64,

@@ -107,7 +107,10 @@ impl Proxy {
         options.certificates = Some(certificates);
         let failed = |text| StartError { status: exit::FAILED, text };
         let control = control::start(options, links, launch.permits, shutdown.clone());
-        let control = control.map_err(failed)?;
+        let control = control.map_err(|trouble| match trouble {
+            control::Trouble::Refused(text) => refused(text),
+            control::Trouble::Failed(text) => failed(text),
+        })?;
         // The shards accept from then on: they know the server, or that it cannot be reached.
         control
             .looked

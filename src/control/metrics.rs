@@ -47,8 +47,8 @@ type Field = fn(&ShardCounters) -> u64;
 type Family = (&'static str, &'static str, Field);
 
 const COUNTERS: &[Family] = &[
-    ("relayed_bytes", "Bytes received from either side", |c| c.relayed_bytes),
-    ("copied_bytes", "Bytes of those that were copied in user space", |c| c.copied_bytes),
+    ("relayed_bytes", "Bytes sent straight out of the buffers they came in", |c| c.relayed_bytes),
+    ("copied_bytes", "Bytes copied in user space on their way", |c| c.copied_bytes),
     ("clients_accepted", "Clients accepted", |c| c.accepted),
     ("accept_pauses", "Times that accepting paused for want of descriptors", |c| c.accept_pauses),
     ("leases_acquired", "Server connections lent to clients", |c| c.leases_acquired),

@@ -69,14 +69,22 @@ pub struct Running {
     pub thread: JoinHandle<()>,
 }
 
-/// Starts `run` on a thread of its own and waits until operators can be answered. The error is one
-/// line for the operator.
+/// Why there is no control core, in one line for the operator.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The kernel has no ring for it.
+    Refused(String),
+    /// It cannot listen where it should.
+    Failed(String),
+}
+
+/// Starts `run` on a thread of its own and waits until operators can be answered.
 pub fn start(
     options: Options,
     links: Vec<ShardLink>,
     permits: Arc<Permits>,
     shutdown: Shutdown,
-) -> Result<Running, String> {
+) -> Result<Running, Trouble> {
     let (sender, receiver) = mpsc::channel();
     let started = move |outcome| {
         // Nobody listens only if `start` has given up, and then nobody wants to know.
@@ -84,10 +92,28 @@ pub fn start(
     };
     let (looked_at, looked) = mpsc::channel();
     let start = move || run(options, links, permits, shutdown, looked_at, started);
-    let failed = |error: io::Error| format!("cannot start the control core: {error}");
-    let thread = runtime::start_executor("control", None, start).map_err(failed)?;
-    let admin = receiver.recv().map_err(|_| "the control core ended at once".to_owned())??;
+    let thread = runtime::start_executor("control", None, start).map_err(refused)?;
+    let (admin, thread) = wait(&receiver, thread)?;
     Ok(Running { admin, looked, thread })
+}
+
+/// Until the thread has said where operators are answered. One that ends without a word could not
+/// make its executor, and says why to whoever joins it.
+fn wait<T>(
+    started: &mpsc::Receiver<Result<T, String>>,
+    thread: JoinHandle<()>,
+) -> Result<(T, JoinHandle<()>), Trouble> {
+    match started.recv() {
+        Ok(outcome) => Ok((outcome.map_err(Trouble::Failed)?, thread)),
+        Err(_) => Err(match thread.join() {
+            Ok(()) => Trouble::Failed("the control core ended at once".to_owned()),
+            Err(error) => refused(error),
+        }),
+    }
+}
+
+fn refused(error: io::Error) -> Trouble {
+    Trouble::Refused(format!("cannot start the control core: {error}"))
 }
 
 /// The control core, to be run on an unpinned executor. `started` is told where operators are
@@ -184,5 +210,25 @@ impl Core {
         let snapshot = Arc::new(snapshot);
         self.shards.borrow_mut().publish(&snapshot);
         self.snapshot.replace(snapshot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_without_a_word_is_asked_why() {
+        let (sender, receiver) = mpsc::channel::<Result<(), String>>();
+        let start = move || async move {
+            drop(sender);
+            panic!("planted");
+        };
+        let thread = runtime::start_executor("control", None, start).expect("there are rings");
+        let Err(Trouble::Refused(text)) = wait(&receiver, thread) else {
+            panic!("expected it to be refused")
+        };
+        let reason = text.strip_prefix("cannot start the control core: ");
+        assert!(reason.is_some_and(|reason| !reason.is_empty()), "{text}");
     }
 }

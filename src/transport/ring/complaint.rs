@@ -20,7 +20,10 @@ pub fn explain(error: &io::Error) -> String {
         }
         Some(libc::EINVAL) => "Linux 6.1 or newer is needed",
         Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n)",
-        Some(libc::ENOMEM) => "raise the locked-memory limit (ulimit -l 8192) or free memory",
+        Some(libc::ENOMEM) => {
+            "raise the locked-memory limit (ulimit -l 8192, LimitMEMLOCK=8M; without a limit for \
+             more than eight shards), take fewer shards, or free memory"
+        }
         _ => "see io_uring_setup(2)",
     };
     format!("io_uring refused: {error}; {cure}")
