@@ -11,7 +11,7 @@ use boltmux::backend::Discard;
 use boltmux::backend::permits::Permits;
 use boltmux::config::{Bind, BindHost, Secret};
 use boltmux::control::link::{ControlLink, LINK_SLOTS, Order, ShardLink, Snapshot, link};
-use boltmux::control::{Options, Running, Shutdown, start};
+use boltmux::control::{Options, Running, Shutdown, Trouble, start};
 use boltmux::counters::ShardCounters;
 use boltmux::relay::close::CloseReason;
 use boltmux::wire::chunk;
@@ -946,5 +946,6 @@ fn a_taken_admin_port_is_one_line_at_start() {
     let permits = Arc::new(Permits::new(1));
     let outcome = start(options, Vec::new(), permits, Shutdown::default());
     let refusal = outcome.err().expect("the port is taken");
+    let Trouble::Failed(refusal) = refusal else { panic!("expected a failure") };
     assert!(refusal.contains(&address.to_string()) && !refusal.contains('\n'), "{refusal}");
 }
