@@ -27,8 +27,9 @@ pub enum PeerMessage {
     Answer { key: Fingerprint, client: u64, verdict: Verdict },
     /// A login has ended; to the identity's shard.
     Report { key: Fingerprint, outcome: LoginOutcome },
-    /// What `client` waited for, and when it was decided; from the identity's shard.
-    Outcome { client: u64, outcome: LoginOutcome, at: Duration },
+    /// What `client` waited for, and when it was decided; from the identity's shard. By then it may
+    /// ask for another identity.
+    Outcome { key: Fingerprint, client: u64, outcome: LoginOutcome, at: Duration },
     /// The server no longer accepts this identity; to every shard.
     Revoke { key: Fingerprint, outcome: LoginOutcome },
     /// A dial's login succeeded; to the identity's shard.

@@ -1,4 +1,7 @@
 //! Logins across shards: asks the identity's shard, logs in where told to, spreads the outcome.
+//!
+//! Invariant: whatever is said of an identity is for clients that ask for that one. A client that
+//! asks for another by then has an answer of its own to come.
 
 use super::*;
 use crate::backend::approval::{Asker, LoginShares, Verdict};
@@ -28,6 +31,11 @@ impl Logins {
         let (askers, running) = (HashMap::new(), HashMap::new());
         let approvals = Approvals::new(ttl, shares);
         Logins { approvals, askers, running, shares, is_starting: false }
+    }
+
+    /// A client here, if this identity is what it waits for.
+    fn asker(&mut self, key: Fingerprint, client: u64) -> Option<&mut Waiting> {
+        self.askers.get_mut(&client).filter(|waiting| waiting.identity.fingerprint == key)
     }
 }
 
@@ -111,11 +119,13 @@ impl Backend {
     /// The identity's shard has decided what a client here is to do.
     fn judged(self: &Rc<Self>, key: Fingerprint, client: u64, verdict: Verdict) {
         match verdict {
-            Verdict::Approved(at) => self.decided(client, LoginOutcome::Accepted, at),
+            Verdict::Approved(at) => self.decided(key, client, LoginOutcome::Accepted, at),
             Verdict::Wait => {}
             Verdict::LogIn => {
-                let asker = self.logins.borrow().askers.get(&client).map(|it| it.identity.clone());
-                match asker {
+                let mut logins = self.logins.borrow_mut();
+                let identity = logins.asker(key, client).map(|waiting| waiting.identity.clone());
+                drop(logins);
+                match identity {
                     Some(identity) => self.run_login(&identity, client),
                     None => self.report_gone(key, client),
                 }
@@ -150,7 +160,7 @@ impl Backend {
     }
 
     fn report(self: &Rc<Self>, key: Fingerprint, client: u64, outcome: LoginOutcome) {
-        self.decided(client, outcome.clone(), self.now());
+        self.decided(key, client, outcome.clone(), self.now());
         let owner = self.owner(key);
         match owner == self.shard() {
             true => self.spread(key, outcome),
@@ -164,10 +174,10 @@ impl Backend {
         let waiting = self.logins.borrow_mut().approvals.outcome(key, &outcome, now);
         for Asker { shard, client } in waiting {
             match shard == self.shard() {
-                true => self.decided(client, outcome.clone(), now),
+                true => self.decided(key, client, outcome.clone(), now),
                 false => {
                     let outcome = outcome.clone();
-                    self.tell(shard, PeerMessage::Outcome { client, outcome, at: now })
+                    self.tell(shard, PeerMessage::Outcome { key, client, outcome, at: now })
                 }
             }
         }
@@ -193,9 +203,9 @@ impl Backend {
     }
 
     /// `at`: when the server said so.
-    fn decided(self: &Rc<Self>, client: u64, outcome: LoginOutcome, at: Duration) {
+    fn decided(&self, key: Fingerprint, client: u64, outcome: LoginOutcome, at: Duration) {
         let mut logins = self.logins.borrow_mut();
-        let Some(waiting) = logins.askers.get_mut(&client) else { return };
+        let Some(waiting) = logins.asker(key, client) else { return };
         if outcome == LoginOutcome::Accepted {
             self.pool.borrow_mut().forgive(&waiting.identity, at);
         }
@@ -218,7 +228,9 @@ impl Backend {
             }
             PeerMessage::Answer { key, client, verdict } => self.judged(key, client, verdict),
             PeerMessage::Report { key, outcome } => self.spread(key, outcome),
-            PeerMessage::Outcome { client, outcome, at } => self.decided(client, outcome, at),
+            PeerMessage::Outcome { key, client, outcome, at } => {
+                self.decided(key, client, outcome, at);
+            }
             PeerMessage::Renew { key } => {
                 self.logins.borrow_mut().approvals.renew(key, self.now());
             }
@@ -229,5 +241,41 @@ impl Backend {
             }
             PeerMessage::Lend(_) | PeerMessage::Permit | PeerMessage::SomebodyWaits => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::identity::{FingerprintKey, Profile};
+    use crate::wire::message::{Auth, Notifications};
+    use crate::wire::version::Version;
+
+    fn identity(user: &str) -> Rc<Identity> {
+        let profile = Profile {
+            version: Version::new(5, 4),
+            routing: None,
+            notifications: Notifications::default(),
+            utc_patch: false,
+        };
+        let auth = Auth::from_parts("basic", user, "test-password");
+        Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
+    }
+
+    /// An answer may be late: a client has asked for another identity since.
+    #[test]
+    fn what_is_said_of_one_identity_is_for_no_other() {
+        let mut logins = Logins::new(Duration::ZERO, LoginShares::new(64, 1));
+        let (alice, bob) = (identity("alice"), identity("bob"));
+        let mut ask = |client, identity: &Rc<Identity>| {
+            let waiting = Waiting { identity: identity.clone(), outcome: None, waker: None };
+            logins.askers.insert(client, waiting);
+        };
+        ask(1, &alice);
+        ask(2, &alice);
+        ask(1, &bob);
+        let asks = [(&alice, 1), (&alice, 2), (&alice, 3), (&bob, 1), (&bob, 2)]
+            .map(|(identity, client)| logins.asker(identity.fingerprint, client).is_some());
+        assert_eq!(asks, [false, true, false, true, false]);
     }
 }
