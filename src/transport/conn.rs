@@ -280,14 +280,14 @@ impl Conn {
         .await;
     }
 
-    /// Takes an idle connection off this shard. `None`: something came until the receive's last
-    /// completion, so it is not idle and is given up. What comes later stays in the socket for the
-    /// next owner.
-    pub async fn detach(self) -> Option<IdleSocket> {
+    /// Takes an idle connection off this shard. It comes back if it is not idle: something waits to
+    /// leave, or came until the receive's last completion. What comes later stays in the socket for
+    /// the next owner.
+    pub async fn detach(self) -> Result<IdleSocket, Conn> {
         let is_idle =
             self.with(|socket| (socket.queue.is_empty() && socket.send_error.is_none(), false));
         if !is_idle {
-            return None;
+            return Err(self);
         }
         self.driver.state.borrow_mut().leave(self.key);
         self.driver.kick();
@@ -298,14 +298,13 @@ impl Conn {
             })
         })
         .await;
-        let is_clean = self.with(|socket| {
-            (socket.received.is_empty() && socket.end.is_none() && socket.hangup == 0, false)
-        });
-        if !is_clean {
-            return None;
+        if !self.is_quiet() {
+            self.with(|socket| (socket.life = Life::Open, false));
+            return Err(self);
         }
-        let socket = self.driver.state.borrow_mut().sockets.remove(self.key)?;
-        Some(IdleSocket { fd: socket.fd, side: socket.side, session: None })
+        let socket = self.driver.state.borrow_mut().sockets.remove(self.key);
+        let socket = socket.expect("a connection owns its slot");
+        Ok(IdleSocket { fd: socket.fd, side: socket.side, session: None })
     }
 
     /// Runs `body` on the slot; when it says so, the socket is looked at before the next enter.

@@ -180,12 +180,12 @@ impl Stream {
     }
 
     /// See `Conn::detach`.
-    pub async fn detach(self) -> Option<IdleSocket> {
+    pub async fn detach(self) -> Result<IdleSocket, Stream> {
         match self {
-            Stream::Tcp(stream) => stream.detach().await,
-            Stream::Tls(stream) => stream.detach().await,
+            Stream::Tcp(stream) => stream.detach().await.map_err(Stream::from),
+            Stream::Tls(stream) => stream.detach().await.map_err(Stream::from),
             // A bare socket would have lost where the frames are.
-            Stream::WebSocket(_) => None,
+            Stream::WebSocket(_) => Err(self),
         }
     }
 

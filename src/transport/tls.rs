@@ -290,17 +290,21 @@ impl TlsStream {
         conn.close().await;
     }
 
-    /// See `Conn::detach`. The session goes with the socket; a connection with plaintext that
-    /// nobody has read is given up.
-    pub async fn detach(self) -> Option<IdleSocket> {
+    /// See `Conn::detach`. The session goes with the socket; plaintext that nobody has read stays
+    /// here, and the connection with it.
+    pub async fn detach(self) -> Result<IdleSocket, TlsStream> {
         let TlsStream { conn, inner } = self;
         let inner = inner.into_inner();
         if inner.plain.is_some() || inner.end.is_some() || !inner.is_established {
-            return None;
+            return Err(TlsStream { conn, inner: RefCell::new(inner) });
         }
-        let mut socket = conn.detach().await?;
-        socket.session = Some(IdleSession(inner.session));
-        Some(socket)
+        match conn.detach().await {
+            Ok(mut socket) => {
+                socket.session = Some(IdleSession(inner.session));
+                Ok(socket)
+            }
+            Err(conn) => Err(TlsStream { conn, inner: RefCell::new(inner) }),
+        }
     }
 
     /// See `Conn::peer_address`.

@@ -33,7 +33,7 @@ fn nothing_is_lost_silently() {
             conn.send([Chunk::from_static(b"hello")]);
             poll_fn(|cx| conn.poll_flushed(cx)).await.unwrap();
             driver.sleep(Duration::from_micros(round * 1009 % 2000)).await;
-            conn.detach().await
+            conn.detach().await.ok()
         });
         let Some(idle) = idle else {
             discarded += 1;
@@ -75,7 +75,7 @@ fn unread_bytes_and_ends_show_at_once() {
             let _ = stream.write_all(says);
         });
         let idle = owner.run(move |driver| async move {
-            driver.dial(address).await.unwrap().detach().await.expect("nothing was said yet")
+            driver.dial(address).await.unwrap().detach().await.ok().expect("silence so far")
         });
         let probe = idle.fd.try_clone().unwrap();
         speak.send(()).unwrap();
@@ -89,4 +89,31 @@ fn unread_bytes_and_ends_show_at_once() {
         });
         assert!(!is_quiet, "{says:?} must have been seen");
     }
+}
+
+/// Not idle, so not handed over: whoever wanted to still has it, and can end it in order.
+#[test]
+fn a_connection_that_is_not_idle_comes_back_whole() {
+    let (told, heard) = std::sync::mpsc::channel();
+    let address = server(move |mut stream| {
+        stream.write_all(b"unexpected").unwrap();
+        let mut bytes = Vec::new();
+        let end = stream.read_to_end(&mut bytes).map(drop).map_err(|error| error.kind());
+        told.send((bytes, end)).unwrap();
+    });
+    let remote = Remote::start(Options::default());
+    let came = remote.run(move |driver| async move {
+        let conn = driver.dial(address).await.unwrap();
+        while conn.is_quiet() {
+            driver.sleep(Duration::from_millis(1)).await;
+        }
+        let conn = conn.detach().await.expect_err("something came");
+        let came = conn.recv().await.unwrap().map(|chunk| chunk.to_vec());
+        conn.send([Chunk::from_static(b"goodbye")]);
+        conn.close().await;
+        came
+    });
+    assert_eq!(came.as_deref(), Some(&b"unexpected"[..]));
+    assert_eq!(heard.recv_timeout(Duration::from_secs(10)).unwrap(), (b"goodbye".to_vec(), Ok(())));
+    eventually("slots free", Duration::from_secs(2), || remote.counters().sockets == 0);
 }

@@ -9,18 +9,24 @@ impl Backend {
         let backend = self.clone();
         self.driver.spawn(async move {
             let passport = backend.pool.borrow_mut().passport(id);
-            let socket = match conn {
-                Some(conn) => conn.detach().await,
-                None => None,
+            let detached = match conn {
+                Some(conn) => conn.detach().await.map_err(Some),
+                None => Err(None),
             };
-            match (socket, passport) {
-                (Some(socket), Some((fingerprint, born, expires)))
+            match (detached, passport) {
+                (Ok(socket), Some((fingerprint, born, expires)))
                     if backend.pool.borrow_mut().detached(id, true) =>
                 {
                     let lent = Box::new(Lent { socket, fingerprint, born, expires });
                     backend.tell(shard, PeerMessage::Lend(lent));
                 }
-                _ => drop(backend.pool.borrow_mut().detached(id, false)),
+                (detached, _) => {
+                    // It is closed in order: the other shard's dial is to find room at the server.
+                    if let Err(Some(conn)) = detached {
+                        backend.conns.borrow_mut().insert(id, conn);
+                    }
+                    backend.pool.borrow_mut().detached(id, false);
+                }
             }
             backend.carry_out();
         });
