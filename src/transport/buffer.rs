@@ -463,6 +463,10 @@ mod tests {
         assert!(!front.try_join(&lent[0].slice(5..6)), "a byte lies between them");
         assert!(!front.try_join(&lent[0].slice(0..4)), "the same bytes again");
         assert!(!front.try_join(&lent[1].slice(4..6)), "another buffer");
+        let other = Pool::new(2, 16, Planted::Nothing).unwrap();
+        other.lend(pool.id_at(0), 16, |chunk| {
+            assert!(!front.try_join(&chunk.slice(4..6)), "the same number in another pool");
+        });
         assert!(!front.try_join(&Chunk::from_static(b"efgh").slice(0..1)), "other memory");
         assert_eq!(front.len(), 4);
         assert!(front.try_join(&lent[0].slice(4..16)));

@@ -225,8 +225,12 @@ mod tests {
     }
 
     fn connection(state: &mut State) -> (Key, UnixStream) {
+        connection_of(state, Side::Accepted)
+    }
+
+    fn connection_of(state: &mut State, side: Side) -> (Key, UnixStream) {
         let (ours, peer) = UnixStream::pair().unwrap();
-        (state.sockets.insert(Socket::new(ours.into(), Side::Accepted, Life::Open)), peer)
+        (state.sockets.insert(Socket::new(ours.into(), side, Life::Open)), peer)
     }
 
     fn ask(state: &mut State, key: Key) {
@@ -325,6 +329,117 @@ mod tests {
                 state.look();
             }
             assert_eq!(socket(&mut state, 20), [b"short"]);
+        });
+    }
+
+    /// Connections whose bytes differ from those of all others, and from their own elsewhere.
+    struct Crowd {
+        state: State,
+        members: Vec<Member>,
+        kept: Vec<(usize, usize, Chunk)>,
+        seed: u64,
+    }
+
+    struct Member {
+        key: Key,
+        peer: UnixStream,
+        sent: usize,
+        came: usize,
+    }
+
+    fn byte_of(number: usize, position: usize) -> u8 {
+        ((number << 32 ^ position).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8
+    }
+
+    impl Crowd {
+        fn random(&mut self, below: usize) -> usize {
+            self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.seed >> 33) as usize % below
+        }
+
+        fn send(&mut self, number: usize, length: usize) {
+            let Member { peer, sent, .. } = &mut self.members[number];
+            let bytes: Vec<u8> =
+                (*sent..*sent + length).map(|position| byte_of(number, position)).collect();
+            peer.write_all(&bytes).unwrap();
+            *sent += length;
+        }
+
+        /// Takes what has come; a part of a chunk may stay and the rest go.
+        fn take(&mut self, number: usize) {
+            let key = self.members[number].key;
+            while let Some(mut chunk) = self.state.sockets.get(key).unwrap().take_received() {
+                let came = &mut self.members[number].came;
+                let start = std::mem::replace(came, *came + chunk.len());
+                check(number, start, &chunk);
+                let (at, rest) = (self.random(chunk.len()), self.random(3));
+                let front = chunk.split_to(at);
+                match rest {
+                    0 => self.kept.push((number, start, front)),
+                    1 => self.kept.push((number, start + at, chunk)),
+                    _ => {
+                        self.kept.push((number, start + at, chunk));
+                        self.kept.push((number, start, front));
+                    }
+                }
+            }
+        }
+
+        /// Lets chunks go, whichever; until then their bytes have been the same.
+        fn let_go(&mut self, kept_max: usize) {
+            while self.kept.len() > kept_max {
+                let which = self.random(self.kept.len());
+                let (number, start, chunk) = self.kept.swap_remove(which);
+                check(number, start, &chunk);
+            }
+        }
+    }
+
+    fn check(number: usize, start: usize, bytes: &[u8]) {
+        let is_own = |(at, &byte): (usize, &u8)| byte == byte_of(number, start + at);
+        let wrong = bytes.iter().enumerate().find(|&place| !is_own(place));
+        assert!(wrong.is_none(), "{wrong:?} of {} from {start} of {number}", bytes.len());
+    }
+
+    /// Of both sides and in buffers of both sizes, so few that all of them go round and round.
+    #[test]
+    fn every_byte_is_of_its_own_connection_however_long_chunks_are_kept() {
+        where_receives_can_be_limited(|| {
+            const LENGTHS: [usize; 8] =
+                [1, 60, 300, SMALL - 1, SMALL, SMALL + 1, LARGE, 2 * LARGE + 5];
+            // Most of the 16 small and 4 large buffers: a chunk is kept until they have gone round.
+            const KEPT_MAX: usize = 12;
+            for bundle in [false, selftest::abilities().bundles] {
+                let how = Receive::Limited { bundle, total: 4 * LARGE as u32 };
+                let (mut state, _mail) = shard(how, 4);
+                let members = (0..10).map(|number| {
+                    let side = [Side::Accepted, Side::Dialed][number % 2];
+                    let (key, peer) = connection_of(&mut state, side);
+                    Member { key, peer, sent: 0, came: 0 }
+                });
+                let members: Vec<_> = members.collect();
+                let mut crowd = Crowd { state, members, kept: Vec::new(), seed: 1 };
+                let mut sends = 3000;
+                while sends > 0 || crowd.members.iter().any(|member| member.came < member.sent) {
+                    let number = crowd.random(crowd.members.len());
+                    let Member { key, sent, came, .. } = crowd.members[number];
+                    if sends > 0 && sent - came < 4 * LARGE {
+                        sends -= 1;
+                        let length = LENGTHS[crowd.random(LENGTHS.len())];
+                        crowd.send(number, length);
+                    }
+                    ask(&mut crowd.state, key);
+                    crowd.state.unpark();
+                    crowd.state.look();
+                    let before = crowd.kept.len();
+                    (0..crowd.members.len()).for_each(|number| crowd.take(number));
+                    // Those that nothing comes for may wait for a buffer.
+                    let has_come = crowd.kept.len() > before;
+                    crowd.let_go(if has_come { KEPT_MAX } else { before.saturating_sub(1) });
+                }
+                crowd.let_go(0);
+                assert_eq!(crowd.state.pools.lent(), [0, 0]);
+            }
         });
     }
 

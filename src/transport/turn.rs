@@ -213,7 +213,7 @@ mod tests {
     use crate::transport::buffer::Chunk;
     use crate::transport::listener;
     use crate::transport::options::Options;
-    use crate::transport::pools::Pools;
+    use crate::transport::pools::{Pools, Size};
     use crate::transport::ring::{Receive, Ring, bounded};
     use crate::transport::socket::{Life, Side, Socket};
     use bytes::Bytes;
@@ -303,6 +303,33 @@ mod tests {
         while state.sockets.get(key).is_some() {
             state.enter(true);
         }
+    }
+
+    /// The kernel reads them until then: nobody else's bytes may come into them.
+    #[test]
+    fn a_socket_given_up_while_it_sends_keeps_its_buffers_until_the_send_ends() {
+        bounded(|| {
+            let (ring, (mail, _other)) = (Ring::new().unwrap(), UnixStream::pair().unwrap());
+            let options = Options::default();
+            let pools = Pools::new(&options).unwrap();
+            let pool = pools.of(Side::Accepted, Size::Small).clone();
+            let mut state = State::new(ring, pools, &options, Receive::Single, mail);
+            let (ours, _peer) = UnixStream::pair().unwrap();
+            let mut socket = Socket::new(ours.into(), Side::Accepted, Life::Open);
+            pool.lend(0, 100, |chunk| socket.queue.push_back(chunk));
+            // More than the peer's queue takes while it does not read.
+            socket.queue.push_back(Chunk::from(Bytes::from(vec![0; 32 << 20])));
+            socket.queued_bytes = 100 + (32 << 20);
+            let key = state.sockets.insert(socket);
+            state.touch(key);
+            state.look();
+            state.abandon(key);
+            assert_eq!(pool.lent(), 1, "it is being sent");
+            while state.sockets.get(key).is_some() {
+                state.enter(true);
+            }
+            assert_eq!(pool.lent(), 0);
+        });
     }
 
     /// Otherwise it is about twenty of them, and a peer is woken for each twenty.

@@ -1,9 +1,9 @@
 //! Clients that wait for a server connection: where their requests lie, and that each gets its own
 //! answers.
 
-use crate::client::{Client, V5_4, begin, commit, pull, reset, run, run_with};
+use crate::client::{Client, V5_4, begin, commit, pull, reset, run};
 use crate::stage::{Metrics, Stage};
-use crate::value::{Value, map};
+use crate::value::Value;
 use boltmux::synthetic::Options;
 use boltmux::wire::message::tag;
 use std::sync::Arc;
@@ -77,22 +77,28 @@ fn end(mut holder: Client) {
     holder.expect(&[tag::SUCCESS]);
 }
 
+/// One request of so many is longer than all buffers.
+const LONG_ONE_IN: usize = 100;
+
+/// What a client asks for, and nobody else.
+fn own_nonce(number: usize) -> String {
+    const LONG_BYTES: usize = 100 << 10;
+    let nonce = format!("{number} ");
+    if number.is_multiple_of(LONG_ONE_IN) { nonce.repeat(LONG_BYTES / nonce.len()) } else { nonce }
+}
+
 /// As many requests as that need another's end, some of them longer than all buffers.
 #[test]
 fn thousands_wait_on_one_connection_with_few_buffers() {
     const WAITING: usize = 2000;
-    const LONG_ONE_IN: usize = 100;
     boltmux::transport::raise_open_files_limit().unwrap();
     let pairs = ["pool.size=1", "transport.buffers_client=16", "transport.buffer_size=4KiB"];
     let stage = Stage::start(&pairs, Options::default());
     let holder = holder(&stage);
-    let long = "x".repeat(100 << 10);
     let mut clients: Vec<Client> = Vec::with_capacity(WAITING);
     for number in 0..WAITING {
         let mut client = Client::login(stage.address(), V5_4);
-        let filler = if number % LONG_ONE_IN == 0 { &long[..] } else { "" };
-        let parameters = map(&[("nonce", &number.to_string()), ("filler", filler)]);
-        client.send(&[run_with("RETURN $nonce AS n", parameters, map(&[])), pull(-1)].concat());
+        client.send(&[run("RETURN $nonce AS n", &own_nonce(number)), pull(-1)].concat());
         clients.push(client);
     }
     let all = stage.proxy.until("all wait", |all| all.get("clients_waiting") == WAITING as u64);
@@ -101,14 +107,52 @@ fn thousands_wait_on_one_connection_with_few_buffers() {
     let copied = all.get("copied_bytes");
     end(holder);
     for (number, client) in clients.iter_mut().enumerate() {
-        let came = client.expect(&[tag::SUCCESS, tag::RECORD, tag::SUCCESS]);
-        assert_eq!(came[1].fields, [Value::List(vec![number.to_string().as_str().into()])]);
+        expect_own(client, &own_nonce(number));
     }
     let all = stage
         .proxy
         .until("nothing is held", |all| all.get("heap_bytes") == 0 && all.get("buffers_kept") == 0);
-    let requests = (WAITING * 50 + WAITING / LONG_ONE_IN * long.len()) as u64;
+    let requests = (WAITING * 40 + WAITING / LONG_ONE_IN * own_nonce(0).len()) as u64;
     assert!(all.get("copied_bytes") - copied > requests, "they did not lie in 80 buffers");
+}
+
+fn ask_for(client: &mut Client, nonce: &str) {
+    client.send(&[run("RETURN $nonce AS n", nonce), pull(-1)].concat());
+    expect_own(client, nonce);
+}
+
+fn expect_own(client: &mut Client, nonce: &str) {
+    let came = client.expect(&[tag::SUCCESS, tag::RECORD, tag::SUCCESS]);
+    assert!(came[1].fields == [Value::List(vec![nonce.into()])], "not the answer to {nonce:.20}");
+}
+
+/// Who has filled small buffers waits in a large one, while requests of another fill all the rest,
+/// over and over.
+#[test]
+fn requests_that_wait_in_large_buffers_stay_what_they_are() {
+    const WAITING: u64 = 4; // a quarter of the 16
+    let pairs = ["pool.size=1", "transport.buffers_client=16", "transport.buffer_size=4KiB"];
+    let stage = Stage::start(&pairs, Options::default());
+    let [filling, long] = [20 << 10, 100 << 10].map(|length| "x".repeat(length));
+    let mut clients: Vec<_> = (0..WAITING).map(|_| Client::login(stage.address(), V5_4)).collect();
+    // What waits for a second is copied; on a busy machine that may be before they are asked.
+    let have_stayed = (0..20).any(|round| {
+        clients.iter_mut().for_each(|client| ask_for(client, &filling));
+        let mut holder = holder(&stage);
+        let own = |number| format!("{round} {number}");
+        for (number, client) in clients.iter_mut().enumerate() {
+            client.send(&[run("RETURN $nonce AS n", &own(number)), pull(-1)].concat());
+        }
+        stage.proxy.until("all wait", |all| all.get("clients_waiting") == WAITING);
+        (0..4).for_each(|_| ask_for(&mut holder, &long));
+        let kept = stage.proxy.metrics().get("buffers_kept");
+        end(holder);
+        for (number, client) in clients.iter_mut().enumerate() {
+            expect_own(client, &own(number));
+        }
+        kept == WAITING
+    });
+    assert!(have_stayed, "they were copied each time");
 }
 
 /// Those who wait for long give their buffers back; whoever gives up, before that or after it, and
@@ -132,8 +176,7 @@ fn a_long_wait_is_waited_outside_the_buffers() {
     stage.proxy.until("two are left", |all| all.get("clients_waiting") == 2);
     end(holder);
     for (number, client) in clients.iter_mut().enumerate() {
-        let came = client.expect(&[tag::SUCCESS, tag::RECORD, tag::SUCCESS]);
-        assert_eq!(came[1].fields, [Value::List(vec![number.to_string().as_str().into()])]);
+        expect_own(client, &number.to_string());
     }
     early.expect_well();
     late.expect_well();

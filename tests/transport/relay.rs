@@ -34,8 +34,9 @@ fn echo_session(relay: SocketAddr, number: usize) -> Result<(), String> {
         let (mut position, mut seed) = (0, number);
         for _ in 0..150 {
             seed = seed.wrapping_mul(25_214_903_917).wrapping_add(11);
-            let length = [1, 100, 16 << 10, 40_000, 200_000][(seed >> 20) % 5];
-            let bytes: Vec<u8> = (position..position + length).map(pattern).collect();
+            let length = [1, 100, 600, 16 << 10, 40_000, 200_000][(seed >> 20) % 6];
+            let bytes = (position..position + length).map(|position| byte_of(number, position));
+            let bytes: Vec<u8> = bytes.collect();
             // It fails after the reader found a wrong byte and left.
             if writer.write_all(&bytes).is_err() {
                 return position;
@@ -45,7 +46,7 @@ fn echo_session(relay: SocketAddr, number: usize) -> Result<(), String> {
         let _ = writer.shutdown(Shutdown::Write);
         position
     });
-    let result = compare(&stream);
+    let result = compare(&stream, number);
     let _ = stream.shutdown(Shutdown::Both);
     let written = writing.join().unwrap();
     match result? {
@@ -54,8 +55,13 @@ fn echo_session(relay: SocketAddr, number: usize) -> Result<(), String> {
     }
 }
 
-/// Reads to the end and compares with the pattern; returns how many bytes came.
-fn compare(mut reader: &TcpStream) -> Result<usize, String> {
+/// No client says the same as another at the same place: one would notice the other's bytes.
+fn byte_of(number: usize, position: usize) -> u8 {
+    pattern(position + number * 77_777)
+}
+
+/// Reads to the end and compares with what was written; returns how many bytes came.
+fn compare(mut reader: &TcpStream, number: usize) -> Result<usize, String> {
     reader.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let (mut buffer, mut position) = (vec![0; 50_000], 0);
     loop {
@@ -64,7 +70,7 @@ fn compare(mut reader: &TcpStream) -> Result<usize, String> {
             return Ok(position);
         }
         for &byte in &buffer[..length] {
-            if byte != pattern(position) {
+            if byte != byte_of(number, position) {
                 return Err(format!("byte {byte:#x} at {position}"));
             }
             position += 1;
