@@ -49,7 +49,14 @@ async fn client(world: Rc<World>, door: Rc<Door>, conn: Conn) {
     let Entered { greeted, stream, rest, address } = entered;
     let Some(stream) = stream else { return };
     let why = match greeted {
-        Ok(greeted) => serve(&world, &stream, &present, greeted, rest, login_by).await,
+        Ok(Greeted::Bolt(bolt)) => {
+            let mut serving = served(&world, &stream, bolt, rest);
+            poll_fn(|cx| serving.poll(&stream, &present, cx)).await
+        }
+        Ok(Greeted::Session(opened)) => {
+            let session = whole_session::serve(&world, &stream, &present, *opened, rest, login_by);
+            Box::pin(session).await
+        }
         Err(why) => why,
     };
     let reason = doors::reason(&stream, why);
@@ -95,29 +102,15 @@ async fn enter(
     Entered { greeted, stream, rest, address }
 }
 
-async fn serve(
-    world: &Rc<World>,
-    stream: &Stream,
-    present: &Present,
-    greeted: Greeted,
-    rest: Zeroizing<Vec<u8>>,
-    login_by: Duration,
-) -> CloseReason {
-    match greeted {
-        Greeted::Bolt(bolt) => {
-            let Bolt { version, is_manifest, login_by, refused } = bolt;
-            // The serving state is what an idle client costs; what came before it is gone by now.
-            let mut serving = Serving::new(world, version, is_manifest, login_by, refused);
-            if !rest.is_empty() {
-                serving.feed(Bytes::from_owner(rest).into(), stream);
-            }
-            poll_fn(|cx| serving.poll(stream, present, cx)).await
-        }
-        Greeted::Session(opened) => {
-            let session = whole_session::serve(world, stream, present, *opened, rest, login_by);
-            Box::pin(session).await
-        }
+/// What an idle client costs; what came before it is gone by then. No future of its own: that would
+/// keep room for what it was given.
+fn served(world: &Rc<World>, stream: &Stream, bolt: Bolt, rest: Zeroizing<Vec<u8>>) -> Serving {
+    let Bolt { version, is_manifest, login_by, refused } = bolt;
+    let mut serving = Serving::new(world, version, is_manifest, login_by, refused);
+    if !rest.is_empty() {
+        serving.feed(Bytes::from_owner(rest).into(), stream);
     }
+    serving
 }
 
 /// How the first bytes were answered.
@@ -237,4 +230,20 @@ async fn agree(world: &Rc<World>, entrance: &mut Entrance) -> Result<(Version, b
 
 fn own(bytes: Vec<u8>) -> Chunk {
     Chunk::from(Bytes::from(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// mimalloc has blocks of 1,024 bytes, and then of 1,280; glommio has 48 bytes before the task.
+    /// Ten thousand idle clients took 4 MB more than now with a task of 1,048 bytes.
+    #[test]
+    fn an_idle_client_fits_a_block() {
+        fn size<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+            size_of::<F>()
+        }
+        let size = size(client);
+        assert!(size <= 1024 - 48, "the task of a client has {size} bytes");
+    }
 }
