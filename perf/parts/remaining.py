@@ -22,6 +22,8 @@ class Planned:
     further_s: float = 0.0
     # Its programs are started once, and all rounds are of that start.
     is_one_start: bool = False
+    # Its rounds are so many times as long as others'.
+    stretch: float = 1.0
 
     def split(self, starts, rounds):
         """Its starts and the rounds of each, where others have so many."""
@@ -30,7 +32,7 @@ class Planned:
 
     def seconds(self, starts, rounds, round_seconds):
         starts, rounds = self.split(starts, rounds)
-        turn_s = rounds * (round_seconds + TURN_FURTHER_S) + (START_S if starts > 1 else 0)
+        turn_s = rounds * (round_seconds * self.stretch + TURN_FURTHER_S) + (START_S if starts > 1 else 0)
         return starts * self.turns * turn_s + self.further_s
 
 

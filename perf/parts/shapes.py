@@ -315,8 +315,9 @@ PARTS = {
     **{f"bulk-{streams}": Planned(of(bulk, streams), bulk.__doc__, 5) for streams in (1, 8)},
     "connects": Planned(connects, connects.__doc__, 4),
     "idle": Planned(idle, idle.__doc__, 0, further_s=60, is_one_start=True),
+    # Each of 8,000 clients asks only some five times a second, and all of them at once at first.
     "clients": Planned(growth, growth.__doc__, 3 * len(GROWTH_CLIENTS), GROWTH_ROUNDS, 56,
-                       is_one_start=True),
+                       is_one_start=True, stretch=2.0),
     "cores": Planned(cores, cores.__doc__, 2 * len(shard_counts(len(machine.allowed_cpus()))),
                      CORES_ROUNDS, is_one_start=True),
     "steady": Planned(steady, steady.__doc__, 6, 1, 15, is_one_start=True),
