@@ -15,6 +15,7 @@ import machine
 from rounds import BASE, cpu, p50, p99, rate
 
 FOLDER = "perf/records"
+LINE_LETTERS = 100
 GOAL_HEAD = ["what", "goal", "measured", "quartiles", "noise", "met"]
 
 
@@ -60,7 +61,8 @@ class Part:
                 "p99 ratio", "rate ratio", "errors"]
         commands = "\n".join(as_code(command) for command in dict.fromkeys(
             samples.commands.values()))
-        self.text(f"### {title}\n\n{note}.\n\n{table(head, rows)}\n{commands}")
+        note = textwrap.fill(f"{note}.", LINE_LETTERS)
+        self.text(f"### {title}\n\n{note}\n\n{table(head, rows)}\n{commands}")
         self.raw[title] = samples.raw()
 
     def text(self, text):

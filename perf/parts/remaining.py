@@ -32,7 +32,8 @@ class Planned:
 
     def seconds(self, starts, rounds, round_seconds):
         starts, rounds = self.split(starts, rounds)
-        turn_s = rounds * (round_seconds * self.stretch + TURN_FURTHER_S) + (START_S if starts > 1 else 0)
+        round_s = round_seconds * self.stretch + TURN_FURTHER_S
+        turn_s = rounds * round_s + (START_S if starts > 1 else 0)
         return starts * self.turns * turn_s + self.further_s
 
 
