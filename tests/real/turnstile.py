@@ -84,8 +84,11 @@ async def copy(source, target, at_end=lambda: None):
     except OSError:
         pass  # A reset is an end as well.
     at_end()
-    if not target.is_closing():
-        target.write_eof()
+    try:
+        if not target.is_closing():
+            target.write_eof()
+    except OSError:
+        pass  # It is gone already.
 
 
 async def drained(target):
