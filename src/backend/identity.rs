@@ -141,3 +141,21 @@ impl FingerprintKey {
 pub fn is_shareable(scheme: &str) -> bool {
     matches!(scheme, "none" | "basic" | "bearer")
 }
+
+#[cfg(test)]
+pub(crate) mod samples {
+    use super::*;
+    use std::rc::Rc;
+
+    /// Differs from others only in its user.
+    pub fn identity(user: &str) -> Rc<Identity> {
+        let profile = Profile {
+            version: Version::new(5, 4),
+            routing: None,
+            notifications: Notifications::default(),
+            utc_patch: false,
+        };
+        let auth = Auth::from_parts("basic", user, "test-password");
+        Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
+    }
+}

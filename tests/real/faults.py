@@ -262,26 +262,23 @@ def connections_at_the_server(place):
         except (Neo4jError, DriverError) as error:
             outcomes[number] = name_of(error)
 
-    def load():
-        outcomes = {}
-        threads = start_all([
-            lambda user=user, n=number: work(user, n, outcomes)
-            for number, user in enumerate(["neo4j", "alice"] * 30)])
-        join_all(threads, 120, "clients")
-        check(set(outcomes.values()) == {"done"}, f"expected all done: {set(outcomes.values())}")
-
+    outcomes = {}
     with ConnectionCounter(place.server) as counter, Turnstile(place.server.port) as turnstile:
         if place.proxy:
             place.proxy.stop()
             place.proxy.server_port = turnstile.port
             place.proxy.start()
-        load()
+        threads = start_all([
+            lambda user=user, n=number: work(user, n, outcomes)
+            for number, user in enumerate(["neo4j", "alice"] * 30)])
+        join_all(threads, 120, "clients")
         time.sleep(1)
         after = counter.now()
         most = turnstile.most()
     counter.driver.close()
     print(f"    most {most}; the server listed at most {max(counter.samples)}, after the load"
           f" {after}, {len(counter.samples)} samples")
+    check(set(outcomes.values()) == {"done"}, f"expected all done: {set(outcomes.values())}")
     check(max(counter.samples) > 0, "expected to have seen connections")
     if place.proxy:
         check(0 < most <= POOL_SIZE, f"expected {POOL_SIZE} connections at most")

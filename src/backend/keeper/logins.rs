@@ -122,10 +122,9 @@ impl Backend {
             Verdict::Approved(at) => self.decided(key, client, LoginOutcome::Accepted, at),
             Verdict::Wait => {}
             Verdict::LogIn => {
-                let mut logins = self.logins.borrow_mut();
-                let identity = logins.asker(key, client).map(|waiting| waiting.identity.clone());
-                drop(logins);
-                match identity {
+                let asker =
+                    self.logins.borrow_mut().asker(key, client).map(|it| it.identity.clone());
+                match asker {
                     Some(identity) => self.run_login(&identity, client),
                     None => self.report_gone(key, client),
                 }
@@ -247,20 +246,7 @@ impl Backend {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::identity::{FingerprintKey, Profile};
-    use crate::wire::message::{Auth, Notifications};
-    use crate::wire::version::Version;
-
-    fn identity(user: &str) -> Rc<Identity> {
-        let profile = Profile {
-            version: Version::new(5, 4),
-            routing: None,
-            notifications: Notifications::default(),
-            utc_patch: false,
-        };
-        let auth = Auth::from_parts("basic", user, "test-password");
-        Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
-    }
+    use crate::backend::identity::samples::identity;
 
     /// An answer may be late: a client has asked for another identity since.
     #[test]

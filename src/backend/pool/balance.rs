@@ -400,11 +400,9 @@ impl Pool {
 mod tests {
     use super::super::{BACKOFF_MAX, BACKOFF_MIN};
     use super::*;
-    use crate::backend::identity::{FingerprintKey, Profile};
+    use crate::backend::identity::{FingerprintKey, samples};
     use crate::backend::permits::Permits;
     use crate::backend::pool::{Acquired, DialFailure, PoolOptions};
-    use crate::wire::message::{Auth, Notifications};
-    use crate::wire::version::Version;
     use std::sync::Arc;
 
     const NOW: Duration = Duration::from_secs(1);
@@ -425,18 +423,7 @@ mod tests {
     }
 
     fn identity() -> Rc<Identity> {
-        identity_of("neo4j")
-    }
-
-    fn identity_of(user: &str) -> Rc<Identity> {
-        let profile = Profile {
-            version: Version::new(5, 4),
-            routing: None,
-            utc_patch: false,
-            notifications: Notifications::default(),
-        };
-        let auth = Auth::from_parts("basic", user, "test-password");
-        Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
+        samples::identity("neo4j")
     }
 
     fn dials(pool: &mut Pool) -> Vec<ServerId> {
@@ -476,7 +463,7 @@ mod tests {
     #[test]
     fn a_pause_costs_nobody_else_a_connection() {
         let (mut pool, permits) = pool(8);
-        let (warm, other) = (identity(), identity_of("other"));
+        let (warm, other) = (identity(), samples::identity("other"));
         pool.acquire(&warm, Want::Lease, NOW);
         let kept = dials(&mut pool)[0];
         pool.dialed(kept, NOW);
@@ -554,7 +541,8 @@ mod tests {
     fn who_waits_has_a_lost_server_looked_for_soon_and_not_too_often() {
         const STEP: Duration = Duration::from_millis(10);
         let (mut pool, _) = pool(64);
-        let identities: Vec<_> = (0..20).map(|user| identity_of(&format!("user{user}"))).collect();
+        let identities: Vec<_> =
+            (0..20).map(|user| samples::identity(&format!("user{user}"))).collect();
         let (mut now, mut attempts, mut refused) = (NOW, Vec::new(), 0);
         let back = NOW + Duration::from_secs(60);
         while attempts.last().is_none_or(|at| *at < back) {
@@ -617,7 +605,8 @@ mod tests {
     fn a_checkin_does_not_look_at_all_who_wait() {
         const USERS: usize = 10_000;
         let (mut pool, _) = pool(1);
-        let identities: Vec<_> = (0..USERS).map(|user| identity_of(&user.to_string())).collect();
+        let identities: Vec<_> =
+            (0..USERS).map(|user| samples::identity(&user.to_string())).collect();
         let mut tickets = Vec::new();
         for identity in &identities {
             match pool.acquire(identity, Want::Lease, NOW) {

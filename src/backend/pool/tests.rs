@@ -1,22 +1,10 @@
 //! Cases that the simulation found first.
 
 use super::*;
-use crate::backend::identity::{FingerprintKey, Profile};
-use crate::wire::message::{Auth, Notifications};
-use crate::wire::version::Version;
+use crate::backend::identity::FingerprintKey;
+use crate::backend::identity::samples::identity;
 
 const NOW: Duration = Duration::from_secs(100);
-
-fn identity(user: &str) -> Rc<Identity> {
-    let profile = Profile {
-        version: Version::new(5, 4),
-        routing: None,
-        notifications: Notifications::default(),
-        utc_patch: false,
-    };
-    let auth = Auth::from_parts("basic", user, "test-password");
-    Rc::new(FingerprintKey::new(&[7; 32]).identity(profile, auth, None))
-}
 
 fn pool(shard: usize, permits: &Arc<Permits>) -> Pool {
     let options = PoolOptions {
